@@ -200,7 +200,9 @@ def _smooth(field: Array, sigma: float) -> Array:
     return np.fft.ifftn(spectrum).real
 
 
-def _write_image(folder: Path, case: str, image: Array, spacing: Sequence[float], file_ending: str) -> None:
+def _write_image(
+    folder: Path, case: str, image: npt.NDArray[np.float32], spacing: Sequence[float], file_ending: str
+) -> None:
     """nnU-Net's naming: one file a channel; an RGB PNG holds its three channels."""
     if file_ending == ".png":
         pixels = np.clip(image / 4, 0, 255).astype(np.uint8)
