@@ -1,0 +1,184 @@
+"""Batches of unlabelled view pairs, in this process or in workers."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgenerators.dataloading.data_loader import DataLoader
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from threadpoolctl import threadpool_limits
+
+from nnunetv2_semisup.data.dataset import UnlabeledDataset, nonzero_box
+from nnunetv2_semisup.data.random_streams import RandomStreams
+from nnunetv2_semisup.data.views import ViewTransforms, make_views
+
+
+class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has no types
+    """Endless batches of random crops, each seen in several views.
+
+    A case is drawn with replacement, a crop uniformly among the patches inside the bounding box of the nonzero
+    region; images smaller than the patch are padded with 0 and masked. Draws only from `streams`. Keeps no
+    images between batches, and pickles, so that workers can be spawned.
+
+    A batch is a dict: "views", list of `n_views` float32 tensors [B, C, *P] with the same voxels; "valid", bool
+    [B, 1, *P], False on padding; "keys", list of B case ids.
+    """
+
+    def __init__(
+        self,
+        dataset: UnlabeledDataset,
+        batch_size: int,
+        patch_size: Sequence[int],
+        final_patch_size: Sequence[int],
+        transforms: ViewTransforms,
+        n_views: int,
+        streams: RandomStreams,
+    ) -> None:
+        """Describe the batches; nothing is read yet.
+
+        Args:
+            dataset: the cases.
+            batch_size: B.
+            patch_size: the crop before the geometry transforms, in voxels; two numbers for a 2D configuration, which
+                gets a random slice along the first axis.
+            final_patch_size: P, the patch behind the geometry transforms.
+            transforms: from `split_transforms`.
+            n_views: views per crop, >= 1.
+            streams: where every random number comes from.
+        """
+        super().__init__(dataset, batch_size, infinite=True)
+        self.indices = dataset.identifiers
+        self.transforms = transforms
+        self.n_views = n_views
+        self.streams = streams
+        self._is_2d = len(patch_size) == 2
+        one_slice = (1,) if self._is_2d else ()
+        self._patch_size = (*one_slice, *(int(size) for size in patch_size))
+        self._final_patch_size = (*one_slice, *(int(size) for size in final_patch_size))
+        self._boxes: dict[str, tuple[tuple[int, int], ...]] = {}
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called by batchgenerators at the start of each worker: streams of its own, and an end with its parent."""
+        super().set_thread_id(thread_id)
+        self.streams = self.streams.spawn(thread_id)
+        if multiprocessing.parent_process() is not None:
+            _end_with_parent()
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        """Draw one batch; see the class for its entries."""
+        with torch.no_grad(), threadpool_limits(limits=1), self.streams.active():
+            keys = [str(key) for key in self.get_indices()]
+            samples = [self._draw_views(key) for key in keys]
+        return {
+            "views": [torch.stack([views[index] for views, _ in samples]) for index in range(self.n_views)],
+            "valid": torch.stack([valid for _, valid in samples]),
+            "keys": keys,
+        }
+
+    def _draw_views(self, key: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+        image, nonzero, _ = self._data.load_case(key)
+        if key not in self._boxes:
+            self._boxes[key] = nonzero_box(nonzero)
+        shape = image.shape[1:]
+        corner = self._draw_corner(shape, self._boxes[key])
+        bounds = [[low, low + size] for low, size in zip(corner, self._patch_size, strict=True)]
+        image_crop = torch.from_numpy(crop_and_pad_nd(image, bounds, 0)).float()
+        nonzero_crop = torch.from_numpy(crop_and_pad_nd(nonzero, bounds, -1)).to(torch.int16)
+        valid_crop = torch.zeros(1, *self._patch_size, dtype=torch.bool)
+        inside = (slice(max(-low, 0), size - low) for low, size in zip(corner, shape, strict=True))
+        valid_crop[(slice(None), *inside)] = True
+        if self._is_2d:
+            image_crop, nonzero_crop, valid_crop = image_crop[:, 0], nonzero_crop[:, 0], valid_crop[:, 0]
+        return make_views(image_crop, nonzero_crop, valid_crop, self.transforms, self.n_views)
+
+    def _draw_corner(self, shape: Sequence[int], box: Sequence[tuple[int, int]]) -> list[int]:
+        """The lowest corner of the crop, so that the final patch in its middle lies where it should."""
+        corner = []
+        for size, (low, high), final, initial in zip(shape, box, self._final_patch_size, self._patch_size, strict=True):
+            # A patch smaller than the box lies in it, a larger one covers it; neither leaves the image.
+            first = max(min(low, high - final), 0)
+            last = min(max(low, high - final), size - final)
+            if first > last:
+                first = last = (size - final) // 2
+            # SpatialTransform cuts the final patch out at initial // 2 - final // 2.
+            corner.append(int(np.random.randint(first, last + 1)) - (initial // 2 - final // 2))
+        return corner
+
+
+def start_loader(
+    loader: UnlabeledLoader, num_processes: int, pin_memory: bool
+) -> SingleThreadedAugmenter | NonDetMultiThreadedAugmenter:
+    """Something to call `next` on: the loader in this process (0), or `num_processes` workers that already run.
+
+    Workers draw from streams spawned from the loader's, so starting again does not repeat a batch. The order in
+    which their batches arrive is not reproducible. Pinning needs a CUDA device and is ignored without one.
+    """
+    if num_processes == 0:
+        return SingleThreadedAugmenter(loader, None)
+    template = copy.copy(loader)
+    template.streams = loader.streams.spawn()
+    augmenter = NonDetMultiThreadedAugmenter(
+        template, None, num_processes, num_cached=max(3, num_processes), pin_memory=pin_memory, wait_time=0.002
+    )
+    augmenter.restart()
+    return augmenter
+
+
+def stop_loader(augmenter: SingleThreadedAugmenter | NonDetMultiThreadedAugmenter) -> None:
+    """End the workers, if any, and wait until they are gone. May be called twice."""
+    if isinstance(augmenter, NonDetMultiThreadedAugmenter):
+        augmenter._finish()
+
+
+@contextmanager
+def process_budget(share: float) -> Iterator[int]:
+    """Divide nnU-Net's data augmentation processes between the labelled and the unlabelled loader.
+
+    Within the block `nnUNet_n_proc_DA` is the labelled part, which stock code reads; the unlabelled part is
+    yielded. Of a budget of 2 or more each side gets at least one and both together the budget; a budget of 1
+    gives one to each, 0 none to either. Afterwards the variable is as it was.
+
+    Args:
+        share: the unlabelled part of the budget, between 0 and 1.
+    """
+    total = int(get_allowed_n_proc_DA())
+    unlabeled = min(max(round(total * share), 1), total - 1) if total >= 2 else total
+    labeled = total - unlabeled if total >= 2 else total
+    before = os.environ.get("nnUNet_n_proc_DA")
+    os.environ["nnUNet_n_proc_DA"] = str(labeled)
+    try:
+        yield unlabeled
+    finally:
+        if before is None:
+            del os.environ["nnUNet_n_proc_DA"]
+        else:
+            os.environ["nnUNet_n_proc_DA"] = before
+
+
+def _end_with_parent() -> None:
+    """Leave the decision when to stop to the parent, and do not outlive it."""
+    # Inherited handlers belong to the command that was started; Ctrl-C reaches the parent, which ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent_id: int) -> None:
+    # A killed parent cannot end its daemons, and a full queue would hold them for ever. Under fork the parent's
+    # sentinel stays open in later siblings, so the parent's id is watched as well.
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive() and os.getppid() == parent_id:
+        parent.join(timeout=1)
+    os._exit(1)

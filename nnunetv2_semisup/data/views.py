@@ -1,0 +1,166 @@
+"""Several views of one crop: one geometry, independent intensities.
+
+nnU-Net's trainer returns its augmentation as one pipeline. Here the pipeline is taken apart by the type of its
+transforms, so that the voxels of two views coincide while their intensities are drawn independently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.spatial.transpose import TransposeAxesTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
+
+from nnunetv2_semisup.errors import SemiSupervisedError
+
+_WHOLLY_INSIDE = 0.999
+"""An interpolated voxel counts as valid from this weight of real voxels on; the rest is float32 rounding."""
+
+
+@dataclass
+class ViewTransforms:
+    """A trainer's augmentation, taken apart. Each list is applied in order.
+
+    Attributes:
+        geometry: moves voxels; drawn once for all views.
+        intensity: changes image values only; drawn anew for each view.
+        masking: sets the image to 0 outside the nonzero region, for channels normalised inside it.
+    """
+
+    geometry: list[BasicTransform] = field(default_factory=list)
+    intensity: list[BasicTransform] = field(default_factory=list)
+    masking: list[BasicTransform] = field(default_factory=list)
+
+
+class _Kind(Enum):
+    GEOMETRY = auto()
+    INTENSITY = auto()
+    MASKING = auto()
+    LABEL = auto()
+
+
+_KINDS: tuple[tuple[type[BasicTransform], _Kind], ...] = (
+    (SpatialTransform, _Kind.GEOMETRY),
+    (MirrorTransform, _Kind.GEOMETRY),
+    (Rot90Transform, _Kind.GEOMETRY),
+    (TransposeAxesTransform, _Kind.GEOMETRY),
+    (Convert3DTo2DTransform, _Kind.GEOMETRY),
+    (Convert2DTo3DTransform, _Kind.GEOMETRY),
+    (MaskImageTransform, _Kind.MASKING),
+    # By their contract these leave every voxel (or the image) where it is, whoever wrote the subclass.
+    (ImageOnlyTransform, _Kind.INTENSITY),
+    (SegOnlyTransform, _Kind.LABEL),
+)
+
+
+def split_transforms(transform: BasicTransform) -> ViewTransforms:
+    """Take apart what a trainer's `get_training_transforms` returned.
+
+    Transforms are told apart by type, also inside RandomTransform, OneOfTransform and ComposeTransforms; those
+    that change labels only are dropped. The parts are copies: what a transform remembers between calls is not
+    shared with the labelled pipeline.
+
+    Raises:
+        SemiSupervisedError: a transform of an unknown type, or one random choice between different kinds.
+        NotImplementedError: the pipeline of a cascade's second stage, which needs segmentations as input.
+    """
+    parts = ViewTransforms()
+    slicewise = False
+    for step in _steps(transform):
+        kind = _kind(step)
+        if slicewise and kind is not _Kind.GEOMETRY:
+            raise SemiSupervisedError(
+                f"{type(step).__name__} stands between Convert3DTo2DTransform and Convert2DTo3DTransform, so geometry "
+                "and intensity cannot be separated; move it behind Convert2DTo3DTransform in get_training_transforms"
+            )
+        slicewise = isinstance(step, Convert3DTo2DTransform) or (
+            slicewise and not isinstance(step, Convert2DTo3DTransform)
+        )
+        if kind is _Kind.GEOMETRY:
+            parts.geometry.append(deepcopy(step))
+        elif kind is _Kind.INTENSITY:
+            parts.intensity.append(deepcopy(step))
+        elif kind is _Kind.MASKING:
+            parts.masking.append(deepcopy(step))
+    return parts
+
+
+def make_views(
+    image: torch.Tensor, nonzero: torch.Tensor, valid: torch.Tensor, transforms: ViewTransforms, n_views: int
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Draw one geometry and `n_views` intensity augmentations of it.
+
+    Draws from the global generators: call it inside `RandomStreams.active()`.
+
+    Args:
+        image: [C, *S], float32.
+        nonzero: [1, *S], integer, 0 inside the nonzero region and -1 outside, as nnU-Net stores it.
+        valid: [1, *S], bool, False where the crop was padded.
+        transforms: from `split_transforms`.
+        n_views: >= 1.
+
+    Returns:
+        The views, each [C, *P] with the same voxels, and a bool mask [1, *P] that is True where a view shows
+        real voxels only, neither padding of the crop nor what the geometry brought in from outside of it.
+    """
+    # As a regression target the mask is resampled exactly as the image is, so its value is the weight of real voxels.
+    sample = {"image": image, "segmentation": nonzero, "regression_target": valid.float()}
+    for transform in transforms.geometry:
+        sample = transform(**sample)
+    views = []
+    for _ in range(n_views):
+        # Intensity transforms write into the image they are given.
+        view = {"image": sample["image"].clone(), "segmentation": sample["segmentation"]}
+        for transform in (*transforms.intensity, *transforms.masking):
+            view = transform(**view)
+        views.append(view["image"])
+    return views, sample["regression_target"] > _WHOLLY_INSIDE
+
+
+def _steps(transform: BasicTransform) -> list[BasicTransform]:
+    """The pipeline as a flat list; random wrappers stay whole."""
+    if isinstance(transform, ComposeTransforms):
+        return [step for inner in transform.transforms for step in _steps(inner)]
+    return [transform]
+
+
+def _kind(transform: BasicTransform) -> _Kind:
+    if isinstance(transform, RandomTransform):
+        return _common_kind(transform, [transform.transform])
+    if isinstance(transform, OneOfTransform):
+        return _common_kind(transform, transform.list_of_transforms)
+    if isinstance(transform, ComposeTransforms):
+        return _common_kind(transform, transform.transforms)
+    if isinstance(transform, MoveSegAsOneHotToDataTransform):
+        raise NotImplementedError(
+            "the second stage of a cascade takes the first stage's segmentation as input, which unlabelled cases lack"
+        )
+    for known, kind in _KINDS:
+        if isinstance(transform, known):
+            return kind
+    raise SemiSupervisedError(
+        f"cannot tell whether {type(transform).__name__} in get_training_transforms moves voxels; derive it from "
+        "batchgeneratorsv2's ImageOnlyTransform, SegOnlyTransform or SpatialTransform"
+    )
+
+
+def _common_kind(wrapper: BasicTransform, inner: Sequence[BasicTransform]) -> _Kind:
+    kinds = {_kind(transform) for transform in inner}
+    if len(kinds) != 1:
+        raise SemiSupervisedError(
+            f"one {type(wrapper).__name__} in get_training_transforms holds transforms of different kinds "
+            f"({', '.join(type(transform).__name__ for transform in inner)}); give each kind a wrapper of its own"
+        )
+    return kinds.pop()
