@@ -1,0 +1,129 @@
+"""What a regularizer is: unlabelled views in, unweighted named terms out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
+from nnunetv2_semisup.networks.features import Levels
+
+Forward = Callable[[Tensor, Sequence[int]], tuple[Tensor, list[Tensor]]]
+"""A network call: images [B, C, *spatial] and taps to full-resolution logits and the tapped features."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a regularizer may know of the training it takes part in.
+
+    Attributes:
+        levels: channels and strides of the network's levels, bottleneck first.
+        patch_size: voxels per axis of a patch.
+        spacing: millimetres per axis of a patch.
+        batch_size: labelled patches a step (of this process).
+        has_regions: outputs are overlapping regions (sigmoid), not classes (softmax).
+        mirror_axes: spatial axes that nnU-Net mirrors, here and at inference.
+    """
+
+    levels: Levels
+    patch_size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    batch_size: int
+    has_regions: bool
+    mirror_axes: tuple[int, ...]
+
+    @property
+    def dim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return len(self.patch_size)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities (softmax) or region probabilities (sigmoid) of logits [B, C, *spatial], in float32."""
+        return logits.float().sigmoid() if self.has_regions else logits.float().softmax(dim=1)
+
+    def foreground(self, logits: Tensor) -> Tensor:
+        """Where anything but background is predicted: bool [B, 1, *spatial]."""
+        if self.has_regions:
+            return (logits > 0).any(dim=1, keepdim=True)
+        return logits.argmax(dim=1, keepdim=True) > 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unlabelled step, as a regularizer sees it.
+
+    Attributes:
+        views: per view a batch of patches [B, C, *spatial]: one geometry, independent intensity draws.
+        valid: False where a patch lies outside its image, [B, 1, *spatial]; None where nothing does.
+        student: the network that is trained, with gradient.
+        teacher: its EMA copy, without gradient; present where the regularizer asks for it.
+        generator: CPU generator of the regularizer's own draws.
+        reduce: sums a tensor over all processes, with gradient; the identity in a single process.
+    """
+
+    views: tuple[Tensor, ...]
+    valid: Tensor | None
+    student: Forward
+    teacher: Forward | None
+    generator: torch.Generator
+    reduce: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a regularizer returns: unweighted scalar terms with gradient, and detached signs of life, by name."""
+
+    terms: dict[str, Tensor]
+    signs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Regularizer(nn.Module, ABC):
+    """A method's unlabelled terms, with the heads that they need.
+
+    Parameters of a regularizer are heads: they are trained by an AdamW of their own, stored in the checkpoint beside
+    the network, and never reach inference.
+    """
+
+    Settings: ClassVar[type[SemiSupervisedSettings]]
+    """The settings that the method accepts; the values stand in `plans/<method>.toml`."""
+
+    views: int = 2
+    """Views a step needs of each unlabelled patch."""
+
+    gradient_views: int = 1
+    """How many of them go through the student with gradient: the unlabelled batch is sized by it."""
+
+    ema_decay: float | None = None
+    """Decay of the EMA teacher that the regularizer asks for; None: it needs none."""
+
+    sign_names: Sequence[str] = ()
+    """Names of the signs of life in every `Outcome`: columns of the log."""
+
+    def __init__(self, settings: Any, facts: Facts) -> None:
+        """Build the heads for resolved settings."""
+        super().__init__()
+        self.settings = settings
+        self.facts = facts
+
+    @classmethod
+    def resolve(cls, settings: Any, facts: Facts) -> Any:
+        """Settings with the method's own "auto" values replaced by numbers. Default: there are none."""
+        return settings
+
+    @property
+    @abstractmethod
+    def weights(self) -> Mapping[str, float]:
+        """Full weight of every term, by name. A term of weight 0 need not be computed."""
+
+    @abstractmethod
+    def forward(self, step: Step) -> Outcome:
+        """The terms of one step. Empty cases give a zero that is attached to the graph."""
+
+    def alarms(self, signs: Mapping[str, float]) -> list[str]:
+        """Sentences about what an epoch's mean signs of life say is wrong. Default: none."""
+        return []

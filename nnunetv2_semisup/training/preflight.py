@@ -1,0 +1,89 @@
+"""Checks before a training touches the disk: nnU-Net creates the fold's folder in its constructor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from packaging.version import Version
+
+from nnunetv2_semisup.configuration.settings import Settings
+from nnunetv2_semisup.data.selection import RunCases, select_cases
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.networks.features import refuse_unsupported_network
+
+OLDEST_NNUNET = "2.8.1"
+
+
+def check_environment(plans: Mapping[str, Any]) -> None:
+    """Refuse an nnU-Net without external trainers, unset variables and a results folder that cannot be written.
+
+    Raises SemiSupervisedError.
+    """
+    if Version(version("nnunetv2")) < Version(OLDEST_NNUNET):
+        raise SemiSupervisedError(
+            f"nnunetv2 {version('nnunetv2')} is too old; type: pip install 'nnunetv2>={OLDEST_NNUNET}'"
+        )
+    for variable in (nnUNet_preprocessed, nnUNet_results):
+        if not variable.is_set():
+            raise SemiSupervisedError(
+                f"{variable.env_var_name} is not set; type: export {variable.env_var_name}=FOLDER"
+            )
+    folder = Path(str(nnUNet_results)) / str(plans["dataset_name"])
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise SemiSupervisedError(
+            f"cannot write to {existing}; set nnUNet_results to a folder that you may write to"
+        )
+
+
+def check_support(plans: Mapping[str, Any], configuration: str, device: torch.device) -> None:
+    """Refuse what unlabelled terms cannot work on: the cascade's second stage, mps, other networks.
+
+    Raises NotImplementedError.
+    """
+    if device.type == "mps":
+        raise NotImplementedError("training with unlabelled images on mps is not supported; use -device cuda or cpu")
+    manager = PlansManager(dict(plans)).get_configuration(configuration)
+    if manager.previous_stage_name is not None:
+        raise NotImplementedError(
+            f"{configuration} is the second stage of a cascade and takes the first stage's segmentation as input, "
+            "which unlabelled cases lack; train 3d_lowres or 3d_fullres"
+        )
+    refuse_unsupported_network(manager.network_arch_class_name)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training reads and writes: known before nnU-Net's constructor runs."""
+
+    dataset_folder: Path
+    fold_folder: Path
+
+    @classmethod
+    def of(cls, trainer_name: str, plans: Mapping[str, Any], configuration: str, fold: int | str) -> Place:
+        """From the environment, as nnU-Net composes it."""
+        run = f"{trainer_name}__{plans['plans_name']}__{configuration}"
+        return cls(
+            Path(str(nnUNet_preprocessed)) / plans["dataset_name"],
+            Path(str(nnUNet_results)) / plans["dataset_name"] / run / f"fold_{fold}",
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a training has ended here. Then `--val` may be what is asked for, which needs no unlabelled case."""
+        return (self.fold_folder / "checkpoint_final.pth").exists()
+
+
+def find_cases(
+    place: Place, plans: dict[str, Any], configuration: str, fold: int | str, settings: Settings, need_unlabeled: bool
+) -> RunCases:
+    """The cases of a run, every refusal of `select_cases` included."""
+    return select_cases(place.dataset_folder, plans, configuration, fold, settings.data.split, need_unlabeled)

@@ -1,0 +1,64 @@
+"""Schedules over epochs: phases as fractions of the training, learning-rate warm-up."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+def phase_ends(num_epochs: int, warmup: float, ramp: float) -> tuple[int, int]:
+    """Epochs at which the supervised warm-up ends and at which the weights are full.
+
+    Fractions are rounded so that every phase with a share above 0 has at least one epoch and at least one epoch at
+    full weight is left, in that order of importance: a training of 3 epochs warms up in epoch 0, ramps in epoch 1 and
+    is full in epoch 2.
+
+    Args:
+        num_epochs: length of the training.
+        warmup: share of it, in [0, 1].
+        ramp: share of it, in [0, 1].
+    """
+    spare = num_epochs - 1
+    warmup_epochs = min(max(round(warmup * num_epochs), 1), max(spare - 1, min(spare, 1))) if warmup > 0 else 0
+    ramp_epochs = min(max(round(ramp * num_epochs), 1), max(spare - warmup_epochs, 0)) if ramp > 0 else 0
+    return warmup_epochs, warmup_epochs + ramp_epochs
+
+
+def ramp_factor(epoch: int, num_epochs: int, warmup: float, ramp: float) -> float:
+    """Factor in [0, 1] on the weights of the unlabelled terms in this epoch.
+
+    0 in the warm-up, then the Gaussian ramp exp(-5 (1 - t)^2) of Laine & Aila 2017, with t in (0, 1) at the middle
+    of each epoch of the ramp, then 1.
+
+    >>> [round(ramp_factor(epoch, 3, warmup=0.1, ramp=0.2), 3) for epoch in range(3)]
+    [0.0, 0.287, 1.0]
+    """
+    start, full = phase_ends(num_epochs, warmup, ramp)
+    if epoch < start:
+        return 0.0
+    if epoch >= full:
+        return 1.0
+    t = (epoch + 0.5 - start) / (full - start)
+    return math.exp(-5 * (1 - t) ** 2)
+
+
+def lr_warmup_factor(epoch: int, warmup_epochs: int) -> float:
+    """Factor on nnU-Net's learning rate: linear from 1 / (warmup_epochs + 1) to 1 at epoch `warmup_epochs`."""
+    return min((epoch + 1) / (warmup_epochs + 1), 1.0)
+
+
+class LearningRateWarmup:
+    """nnU-Net's learning-rate schedule with a linear warm-up before it."""
+
+    def __init__(self, schedule: Any, optimizer: Optimizer, warmup_epochs: int) -> None:
+        self._schedule = schedule
+        self._optimizer = optimizer
+        self._warmup_epochs = warmup_epochs
+
+    def step(self, epoch: int) -> None:
+        """Set the learning rate of this epoch."""
+        self._schedule.step(epoch)
+        for group in self._optimizer.param_groups:
+            group["lr"] *= lr_warmup_factor(epoch, self._warmup_epochs)

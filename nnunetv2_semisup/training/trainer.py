@@ -1,0 +1,501 @@
+"""The engine: nnU-Net's trainer with unlabelled data and the losses on it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, autocast, nn
+
+from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
+from nnunetv2_semisup.configuration.sources import settings_for
+from nnunetv2_semisup.data.dataset import UnlabeledDataset
+from nnunetv2_semisup.data.loader import UnlabeledLoader, process_budget, start_loader, stop_loader
+from nnunetv2_semisup.data.manifest import unlabeled_folder
+from nnunetv2_semisup.data.random_streams import RandomStreams, global_state, restore_global_state, seed_global
+from nnunetv2_semisup.data.views import split_transforms
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.methods import method_of, trainer_names
+from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
+from nnunetv2_semisup.networks.features import Levels, forward_with_features, unwrapped
+from nnunetv2_semisup.regularizers.base import Facts, Regularizer, Step
+from nnunetv2_semisup.training import checkpoint
+from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
+from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
+from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases
+from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
+from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
+from nnunetv2_semisup.visualization.run_log import plot_run_log
+
+GRADIENT_CLIP = 12
+"""nnU-Net's own bound on the gradient norm, used for the heads as well."""
+HEAD_LEARNING_RATE = 1e-3
+"""Of the heads' AdamW. Under nnU-Net's SGD they stay near uniform and their terms are dead."""
+
+
+class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no types
+    """nnUNetTrainer plus unlabelled patches and the terms of one or more regularizers.
+
+    A labelled step is nnU-Net's. Its backward comes first; then the unlabelled patches go through the network, the
+    weighted terms are added to the gradients, and one optimiser step follows. `network` stays the stock network.
+    A subclass names its regularizers; with none it is nnUNetTrainer that obeys our settings.
+    """
+
+    regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
+    """The methods that take part, in this order."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  # nnU-Net's own signature
+    ) -> None:
+        """Check everything that can be checked, then build nnU-Net's trainer, which creates the fold's folder."""
+        check_environment(plans)
+        if self.regularizers:
+            check_support(plans, configuration, device)
+        self.requested = settings_for(self.settings_model(), self.method(), plans)
+        place = Place.of(type(self).__name__, plans, configuration, fold)
+        need_unlabeled = bool(self.regularizers) and not place.is_finished
+        self.cases = find_cases(place, plans, configuration, fold, self.requested, need_unlabeled)
+        self.continues = bool(plans.get("continue_training", False))
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings: Settings = self.requested
+        self.teacher: nn.Module | None = None
+        self.heads: nn.ModuleList = nn.ModuleList()
+        self.head_optimizer: torch.optim.Optimizer | None = None
+        self.dataloader_unlabeled: Any = None
+        self.run_log: RunLog | None = None
+        self.optimizer_steps = 0
+        self._means = EpochMeans()
+        self._restored: dict[str, Any] | None = None
+        self._split: tuple[list[str], list[str]] | None = None
+
+    @classmethod
+    def method(cls) -> str:
+        """The METHOD name; a subclass that a user derives from a trainer of ours has that trainer's."""
+        ours = set(trainer_names())
+        return method_of(next((base.__name__ for base in cls.__mro__ if base.__name__ in ours), cls.__name__))
+
+    @classmethod
+    def settings_model(cls) -> type[Settings]:
+        """The settings this trainer accepts: those of its regularizers together."""
+        models = tuple(dict.fromkeys(regularizer.Settings for regularizer in cls.regularizers)) or (Settings,)
+        return models[0] if len(models) == 1 else type(f"{cls.__name__}Settings", models, {})
+
+    # ------------------------------------------------------------------ before the first epoch
+
+    def initialize(self) -> None:
+        """nnU-Net's network, optimiser and loss; then our heads beside them."""
+        training = self.settings.training
+        self._apply(training)
+        if training.seed is not None:
+            seed_global(training.seed)
+        super().initialize()
+        if training.lr_warmup_epochs > 0:
+            self.lr_scheduler = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs)
+        self._streams = RandomStreams(None if training.seed is None else training.seed + self.local_rank)
+        self._generator = torch.Generator()
+        with self._streams.active():
+            self._generator.manual_seed(int(torch.randint(2**62, ())))
+            self._build_regularizers()
+
+    def _apply(self, training: TrainingSettings) -> None:
+        """nnU-Net keeps these as attributes of the trainer; "auto" leaves what the class or a subclass says."""
+        for name in (
+            "num_epochs",
+            "num_iterations_per_epoch",
+            "num_val_iterations_per_epoch",
+            "initial_lr",
+            "save_every",
+        ):
+            value = getattr(training, name)
+            if value != "auto":
+                setattr(self, name, value)
+
+    def _build_regularizers(self) -> None:
+        if not self.regularizers:
+            self.settings = self._resolved({})
+            return
+        facts = self._facts()
+        resolved = self.settings
+        for regularizer in self.regularizers:
+            resolved = regularizer.resolve(resolved, facts)
+        heads = [regularizer(resolved, facts) for regularizer in self.regularizers]
+        self.heads = nn.ModuleList(heads).to(self.device)
+        broadcast(self.heads)
+        parameters = list(self.heads.parameters())
+        self.head_optimizer = torch.optim.AdamW(parameters, lr=HEAD_LEARNING_RATE) if parameters else None
+        samples = max(head.gradient_views for head in heads)
+        automatic = {"data": {"batch_size": max(self.batch_size // samples, 1)}}
+        self.settings = self._resolved(automatic, resolved)
+        self._term_names = [name for head in heads for name in head.weights]
+        call = forward_with_features
+        self._forward = torch.compile(call) if self._do_i_compile() else call
+
+    def _facts(self) -> Facts:
+        _, _, _, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        patch_size = tuple(int(size) for size in self.configuration_manager.patch_size)
+        return Facts(
+            levels=Levels.of(self.network),
+            patch_size=patch_size,
+            spacing=tuple(self.configuration_manager.spacing[-len(patch_size) :]),
+            batch_size=int(self.batch_size),
+            has_regions=self.label_manager.has_regions,
+            mirror_axes=tuple(mirror_axes or ()),
+        )
+
+    def _resolved(self, automatic: dict[str, dict[str, Any]], settings: Settings | None = None) -> Settings:
+        """Settings with every "auto" replaced by the number it stands for."""
+        settings = settings or self.settings
+        training = {
+            name: getattr(self, name) for name, value in settings.training.model_dump().items() if value == "auto"
+        }
+        data = {
+            name: value
+            for name, value in automatic.get("data", {}).items()
+            if getattr(settings.data, name) == "auto"
+        }
+        return settings.model_copy(
+            update={
+                "training": settings.training.model_copy(update=training),
+                "data": settings.data.model_copy(update=data),
+            }
+        )
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The labelled training cases and the validation cases: the named split's, or nnU-Net's own."""
+        if self.cases.labeled is not None and self.cases.val is not None:
+            self._split = list(self.cases.labeled), list(self.cases.val)
+        else:
+            self._split = super().do_split()
+        return list(self._split[0]), list(self._split[1])
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's loaders, and ours beside them within the same budget of processes."""
+        if not self._draws_unlabeled:
+            loaders = super().get_dataloaders()
+        else:
+            with process_budget(0.5) as processes:
+                loaders = super().get_dataloaders()
+            self._start_unlabeled(loaders[0], processes)
+        if self.settings.training.seed is not None:
+            _choose_blur_by_size(loaders[0])
+        return loaders  # type: ignore[no-any-return]
+
+    def _start_unlabeled(self, labeled: Any, processes: int) -> None:
+        """Crops and augmentation like those of the labelled loader."""
+        stock = labeled.data_loader if hasattr(labeled, "data_loader") else labeled.generator
+        dim = len(self.configuration_manager.patch_size)
+        folder = unlabeled_folder(
+            Path(self.preprocessed_dataset_folder_base), self.configuration_manager.data_identifier
+        )
+        self._unlabeled_loader = UnlabeledLoader(
+            UnlabeledDataset(folder, self.cases.unlabeled),
+            self.settings.data.batch_size,  # type: ignore[arg-type]  # resolved
+            [int(size) for size in stock.patch_size][-dim:],
+            self.configuration_manager.patch_size,
+            split_transforms(stock.transforms),
+            max(head.views for head in self.heads),  # type: ignore[type-var]
+            self._streams,
+        )
+        self.dataloader_unlabeled = start_loader(self._unlabeled_loader, processes, self.device.type == "cuda")
+
+    def on_train_start(self) -> None:
+        """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""
+        if not self.was_initialized:
+            self.initialize()
+        if self._draws_unlabeled and not self.cases.unlabeled:
+            place = Place.of(
+                type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold
+            )
+            self.cases = find_cases(
+                place, self.plans_manager.plans, self.configuration_name, self.fold, self.settings, True
+            )
+        super().on_train_start()
+        self._print_run()
+        decays = [head.ema_decay for head in self.heads if head.ema_decay is not None]
+        if decays and self.teacher is None:
+            self.teacher = make_teacher(unwrapped(self.network))
+        if self.regularizers:
+            self._open_log()
+        if self._restored is not None:
+            self._restore_random_states(self._restored["rng"])
+        elif self.settings.training.seed is not None:
+            seed_global(self.settings.training.seed + self.local_rank)
+
+    def _open_log(self) -> None:
+        columns = [f"{kind}/{name}" for kind in ("raw", "weighted", "grad") for name in self._term_names]
+        columns += [f"sign/{name}" for head in self.heads for name in head.sign_names]
+        pad_logger(self.logger.local_logger.my_fantastic_logging, columns, self.current_epoch)
+        self._columns = columns
+        if self.local_rank == 0:
+            self.run_log = RunLog(Path(self.output_folder), columns)
+            self.run_log.cut_back(self.current_epoch)
+
+    def _print_run(self) -> None:
+        labeled, val = self._split or self.do_split()
+        self.print_to_log_file(f"Semi-supervised settings: {self.settings.model_dump()}")
+        for kind, ids in (("labelled", labeled), ("validation", val), ("unlabelled", self.cases.unlabeled)):
+            self.print_to_log_file(f"{len(ids)} {kind} cases: {', '.join(ids)}")
+
+    # ------------------------------------------------------------------ a training step
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One optimiser step on a labelled and, after the warm-up, an unlabelled batch."""
+        if not self.regularizers:
+            return super().train_step(batch)  # type: ignore[no-any-return]
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.head_optimizer is not None:
+            self.head_optimizer.zero_grad(set_to_none=True)
+        loss = self._supervised_backward(batch)
+        factor = self._ramp_factor()
+        if factor > 0 and self._draws_unlabeled:
+            self._unlabeled_backward(factor)
+        self._step_optimizers()
+        return {"loss": loss.cpu().numpy()}
+
+    def _supervised_backward(self, batch: dict[str, Any]) -> Tensor:
+        """nnU-Net's loss on the labelled batch. Its graph is gone before the unlabelled one is built."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = _to(batch["target"], self.device)
+        with self._autocast():
+            loss = self.loss(self._local_network(data), target)
+        self._scaled(loss).backward()
+        return loss.detach()  # type: ignore[no-any-return]
+
+    def _unlabeled_backward(self, factor: float) -> None:
+        batch = next(self.dataloader_unlabeled)
+        valid = None if bool(batch["valid"].all()) else batch["valid"].to(self.device, non_blocking=True)
+        tapped: list[Tensor] = []
+        step = Step(
+            views=tuple(view.to(self.device, non_blocking=True) for view in batch["views"]),
+            valid=valid,
+            student=partial(self._student, tapped),
+            teacher=None if self.teacher is None else self._teach,
+            generator=self._generator,
+            reduce=summed,
+        )
+        weighted: dict[str, Tensor] = {}
+        with self._autocast():
+            for head in self.heads:
+                outcome = head(step)
+                for name, term in outcome.terms.items():
+                    weighted[name] = factor * head.weights[name] * term
+                    self._means.add(f"raw/{name}", term.detach())
+                    self._means.add(f"weighted/{name}", weighted[name].detach())
+                for name, sign in outcome.signs.items():
+                    self._means.add(f"sign/{name}", sign)
+        if self._first_of_epoch:
+            self._log_gradients(weighted, tapped)
+            self._first_of_epoch = False
+        self._scaled(torch.stack(list(weighted.values())).sum()).backward()
+
+    def _log_gradients(self, weighted: dict[str, Tensor], tapped: Sequence[Tensor]) -> None:
+        """Norm of each weighted term's gradient at the student's features and logits: once an epoch."""
+        scale = 1.0 if self.grad_scaler is None else self.grad_scaler.get_scale()
+        for name, term in weighted.items():
+            if not term.requires_grad:
+                continue
+            gradients = torch.autograd.grad(self._scaled(term), tapped, retain_graph=True, allow_unused=True)
+            norms = [gradient.float().norm() / scale for gradient in gradients if gradient is not None]
+            if norms:
+                self._means.add(f"grad/{name}", torch.stack(norms).norm())
+
+    def _student(self, tapped: list[Tensor], x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        logits, features = self._forward(unwrapped(self.network), x, tuple(taps))
+        tapped.extend([logits, *features])
+        return logits, features
+
+    @torch.no_grad()
+    def _teach(self, x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        assert self.teacher is not None
+        return self._forward(self.teacher, x, tuple(taps))
+
+    def _step_optimizers(self) -> None:
+        """Average over processes, clip network and heads apart, step both, move the teacher."""
+        network = list(self.network.parameters())
+        heads = list(self.heads.parameters())
+        average_gradients([*network, *heads])
+        optimizers = [(self.optimizer, network)]
+        if self.head_optimizer is not None and any(p.grad is not None for p in heads):
+            optimizers.append((self.head_optimizer, heads))
+        for optimizer, parameters in optimizers:
+            if self.grad_scaler is not None:
+                self.grad_scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+            if self.grad_scaler is not None:
+                self.grad_scaler.step(optimizer)
+            else:
+                optimizer.step()
+        if self.grad_scaler is not None:
+            self.grad_scaler.update()
+        self.optimizer_steps += 1
+        if self.teacher is not None:
+            decay = max(head.ema_decay for head in self.heads if head.ema_decay is not None)
+            update_teacher(self.teacher, unwrapped(self.network), decay, self.optimizer_steps)
+
+    @property
+    def _draws_unlabeled(self) -> bool:
+        return any(weight > 0 for head in self.heads for weight in head.weights.values())
+
+    @property
+    def _local_network(self) -> nn.Module:
+        """The network without DistributedDataParallel: gradients are averaged once, by us."""
+        return self.network.module if self.is_ddp else self.network  # type: ignore[no-any-return]
+
+    def _ramp_factor(self) -> float:
+        schedule = self.settings.schedule  # type: ignore[attr-defined]  # every regularizer's settings have one
+        return ramp_factor(self.current_epoch, self.num_epochs, schedule.warmup, schedule.ramp)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast("cuda") if self.device.type == "cuda" else nullcontext()
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
+
+    # ------------------------------------------------------------------ epochs, checkpoints, the end
+
+    def on_train_epoch_start(self) -> None:
+        """As nnU-Net; the first unlabelled step of the epoch logs its gradients."""
+        super().on_train_epoch_start()
+        self._first_of_epoch = True
+
+    def on_epoch_end(self) -> None:
+        """Log our epoch before nnU-Net writes its checkpoint, which holds the logger."""
+        if self.regularizers:
+            means = self._means.take()
+            for column in self._columns:
+                self.logger.log(column, means.get(column, float("nan")), self.current_epoch)
+            if self.run_log is not None:
+                self.run_log.append(self.current_epoch, means)
+                plot_run_log(self.run_log.file)
+            signs = {name.removeprefix("sign/"): v for name, v in means.items() if name.startswith("sign/")}
+            for alarm in [alarm for head in self.heads if signs for alarm in head.alarms(signs)]:
+                self.print_to_log_file(f"WARNING: {alarm}")
+        super().on_epoch_end()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint with our section under one key of its own, written whole or not at all."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        checkpoint.save_with_section(super().save_checkpoint, Path(filename), self._section())
+
+    def _section(self) -> dict[str, Any]:
+        modules = {"heads": self.heads, "teacher": self.teacher}
+        return {
+            "format": checkpoint.FORMAT,
+            "method": self.method(),
+            "settings": self.settings.model_dump(),
+            "requested": self.requested.model_dump(),
+            "cases": self._case_lists(),
+            "optimizer_steps": self.optimizer_steps,
+            "modules": {name: dict(m.state_dict()) for name, m in modules.items() if m is not None},
+            "optimizers": {} if self.head_optimizer is None else {"heads": self.head_optimizer.state_dict()},
+            "rng": {
+                "process": global_state(),
+                "unlabeled": self._streams.state_dict(),
+                "regularizers": self._generator.get_state(),
+            },
+        }
+
+    def _case_lists(self) -> dict[str, list[str]]:
+        labeled, val = self._split or self.do_split()
+        return {"labeled": list(labeled), "val": list(val), "unlabeled": list(self.cases.unlabeled)}
+
+    def load_checkpoint(self, filename_or_checkpoint: str | dict[str, Any]) -> None:
+        """nnU-Net's part, then ours. With --c other cases or settings than the run's are refused."""
+        section = read_checkpoint(Path(str(filename_or_checkpoint))).get(checkpoint.SECTION)
+        if section is None:
+            raise SemiSupervisedError(
+                f"{filename_or_checkpoint} was not written by a trainer of nnunetv2_semisup; to start from its "
+                "weights use -pretrained_weights instead of --c"
+            )
+        if self.continues:
+            checkpoint.refuse_changes(section, self.requested.model_dump(), self._case_lists())
+        if not self.was_initialized:
+            self.settings = self._continued(section["settings"])
+        super().load_checkpoint(filename_or_checkpoint)
+        self.heads.load_state_dict(section["modules"]["heads"])
+        if self.head_optimizer is not None and "heads" in section["optimizers"]:
+            self.head_optimizer.load_state_dict(section["optimizers"]["heads"])
+        if "teacher" in section["modules"]:
+            self.teacher = make_teacher(unwrapped(self.network))
+            self.teacher.load_state_dict(section["modules"]["teacher"])
+        self.optimizer_steps = section["optimizer_steps"]
+        self._restored = section if self.continues else None
+
+    def _continued(self, stored: dict[str, Any]) -> Settings:
+        """The stored, resolved settings; only a larger number of epochs is taken from the plans."""
+        settings = self.settings_model().parse(stored, origin="the checkpoint")
+        wanted = self.requested.training.num_epochs
+        if wanted == "auto":
+            return settings
+        return settings.model_copy(
+            update={"training": settings.training.model_copy(update={"num_epochs": wanted})}
+        )
+
+    def _restore_random_states(self, rng: dict[str, Any]) -> None:
+        self._streams.load_state_dict(rng["unlabeled"])
+        self._generator.set_state(rng["regularizers"])
+        restore_global_state(rng["process"])
+
+    def run_training(self) -> None:
+        """nnU-Net's loop. However it ends, no worker process stays."""
+        with _terminate_with_exception():
+            try:
+                super().run_training()
+            finally:
+                if self.run_log is not None:
+                    self.run_log.close()
+                for loader in (self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val):
+                    if loader is not None:
+                        stop_loader(loader)
+
+
+@contextmanager
+def _terminate_with_exception() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that workers are stopped, instead of ending this process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _choose_blur_by_size(labeled: Any) -> None:
+    """Stock's blur picks convolution or FFT by timing both, which makes a seeded run depend on the machine's load."""
+    if not hasattr(labeled, "data_loader"):
+        return
+    transforms = [labeled.data_loader.transforms]
+    while transforms:
+        transform = transforms.pop()
+        if hasattr(transform, "benchmark"):
+            transform.benchmark = False
+        transforms += list(getattr(transform, "transforms", []))
+        if hasattr(transform, "transform"):
+            transforms.append(transform.transform)
+
+
+def _to(target: Any, device: torch.device) -> Any:
+    if isinstance(target, list):
+        return [level.to(device, non_blocking=True) for level in target]
+    return target.to(device, non_blocking=True)
