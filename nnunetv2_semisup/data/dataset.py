@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,13 @@ def nonzero_box(nonzero: Any) -> tuple[tuple[int, int], ...]:
     """
     box = [(0, int(size)) for size in nonzero.shape[1:]]
     for axis, (_, size) in enumerate(box):
-        slabs = [slice(start, min(start + _SLAB, size)) for start in range(0, size, _SLAB)]
-        lowest = next((found[0] for slab in slabs if (found := _inside(nonzero, box, axis, slab))), None)
+        edges = [0, *range(1, size, _SLAB), size]
+        upwards = [slice(*pair) for pair in pairwise(edges)]
+        downwards = [slice(size - high, size - low) for low, high in pairwise(edges)]
+        lowest = next((found[0] for slab in upwards if (found := _inside(nonzero, box, axis, slab))), None)
         if lowest is None:
             return tuple(box)
-        highest = next(found[-1] for slab in reversed(slabs) if (found := _inside(nonzero, box, axis, slab)))
+        highest = next(found[-1] for slab in downwards if (found := _inside(nonzero, box, axis, slab)))
         box[axis] = (lowest, highest + 1)
     return tuple(box)
 

@@ -23,6 +23,9 @@ from threadpoolctl import threadpool_limits
 from nnunetv2_semisup.data.dataset import UnlabeledDataset, nonzero_box
 from nnunetv2_semisup.data.random_streams import RandomStreams
 from nnunetv2_semisup.data.views import ViewTransforms, make_views
+from nnunetv2_semisup.errors import SemiSupervisedError
+
+_BUDGET = "nnUNet_n_proc_DA"
 
 
 class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has no types
@@ -59,7 +62,7 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
             streams: where every random number comes from.
         """
         super().__init__(dataset, batch_size, infinite=True)
-        self.indices = dataset.identifiers
+        self.indices = np.array(dataset.identifiers)
         self.transforms = transforms
         self.n_views = n_views
         self.streams = streams
@@ -152,19 +155,24 @@ def process_budget(share: float) -> Iterator[int]:
 
     Args:
         share: the unlabelled part of the budget, between 0 and 1.
+
+    Raises:
+        SemiSupervisedError: the variable holds something else than a number of processes.
     """
+    before = os.environ.get(_BUDGET)
+    if before is not None and not before.isdecimal():
+        raise SemiSupervisedError(f"{_BUDGET} is {before!r} and not a number; type export {_BUDGET}=N with N >= 0")
     total = int(get_allowed_n_proc_DA())
     unlabeled = min(max(round(total * share), 1), total - 1) if total >= 2 else total
     labeled = total - unlabeled if total >= 2 else total
-    before = os.environ.get("nnUNet_n_proc_DA")
-    os.environ["nnUNet_n_proc_DA"] = str(labeled)
+    os.environ[_BUDGET] = str(labeled)
     try:
         yield unlabeled
     finally:
         if before is None:
-            del os.environ["nnUNet_n_proc_DA"]
+            del os.environ[_BUDGET]
         else:
-            os.environ["nnUNet_n_proc_DA"] = before
+            os.environ[_BUDGET] = before
 
 
 def _end_with_parent() -> None:

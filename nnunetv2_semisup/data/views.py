@@ -116,13 +116,15 @@ def make_views(
         real voxels only, neither padding of the crop nor what the geometry brought in from outside of it.
     """
     # As a regression target the mask is resampled exactly as the image is, so its value is the weight of real voxels.
-    sample = {"image": image, "segmentation": nonzero, "regression_target": valid.float()}
+    sample = {"image": image, "regression_target": valid.float()}
+    if transforms.masking:
+        sample["segmentation"] = nonzero
     for transform in transforms.geometry:
         sample = transform(**sample)
     views = []
     for _ in range(n_views):
         # Intensity transforms write into the image they are given.
-        view = {"image": sample["image"].clone(), "segmentation": sample["segmentation"]}
+        view = {**sample, "image": sample["image"].clone()}
         for transform in (*transforms.intensity, *transforms.masking):
             view = transform(**view)
         views.append(view["image"])
