@@ -1,0 +1,108 @@
+"""Whether an unlabelled case is a labelled, validation or test case under another name.
+
+Three nets, from cheap to dear: the identifier, the bytes of the files, the decoded voxels. The last one also finds a
+copy that was compressed, renamed or given another header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+from tqdm import tqdm
+
+from nnunetv2_semisup.data.folders import read_json, write_json, written_regularly
+from nnunetv2_semisup.data.raw_cases import Files
+from nnunetv2_semisup.data.workers import run_in_processes
+
+_CHUNK = 1 << 20
+
+
+def stamp(files: Files) -> tuple[int, float]:
+    """Bytes of a case's files together, and their newest modification time."""
+    states = [os.stat(file) for file in files]
+    return sum(state.st_size for state in states), max(state.st_mtime for state in states)
+
+
+def content_hash(files: Files) -> str:
+    """Hash of the bytes of a case's files, in channel order, read in pieces of 1 MiB."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(os.path.getsize(file).to_bytes(8, "little"))
+        with open(file, "rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def voxel_hash(images: npt.NDArray[np.float32]) -> str:
+    """Hash of a decoded image [C, *S]: its shape and its values."""
+    digest = hashlib.blake2b(repr(images.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(images, dtype=np.float32).data)
+    return digest.hexdigest()
+
+
+def equal_content(cases: Mapping[str, Files], known: Mapping[str, Files], num_threads: int) -> dict[str, str]:
+    """Which of `cases` equal one of `known`, or an earlier one of `cases`, byte by byte.
+
+    Returns the name of the equal case by identifier. Only cases whose sizes meet are read.
+    """
+    by_size: dict[tuple[int, ...], list[tuple[str, Files, bool]]] = defaultdict(list)
+    for group, is_new in ((known, False), (cases, True)):
+        for name, files in group.items():
+            by_size[tuple(os.path.getsize(file) for file in files)].append((name, files, is_new))
+    suspects = [
+        entry for group in by_size.values() if len(group) > 1 and any(is_new for *_, is_new in group) for entry in group
+    ]
+    first: dict[str, str] = {}
+    equal: dict[str, str] = {}
+    with ThreadPoolExecutor(max(1, num_threads)) as threads:
+        hashes = threads.map(lambda entry: content_hash(entry[1]), suspects)
+        bar = tqdm(hashes, "Comparing files", len(suspects), disable=None)
+        for (name, _, is_new), found in zip(suspects, bar, strict=True):
+            if found in first and is_new:
+                equal[name] = first[found]
+            first.setdefault(found, f"the unlabelled case {name}" if is_new else name)
+    return equal
+
+
+@dataclass(frozen=True)
+class VoxelHasher:
+    """Hashes the decoded voxels of a case with one of nnU-Net's readers; empty where it cannot be read."""
+
+    reader: str
+
+    def __call__(self, case: tuple[str, Files]) -> str:
+        """Takes (name, files)."""
+        try:
+            images, _ = recursive_find_reader_writer_by_name(self.reader)().read_images(case[1])
+        except Exception:
+            return ""
+        return voxel_hash(images)
+
+
+def known_voxels(cases: Mapping[str, Files], reader: str, cache: Path, num_processes: int) -> dict[str, str]:
+    """Names of `cases` by the hash of their voxels. Each is read once: the hashes are kept in the file `cache`.
+
+    Killed in the middle, a second call goes on where the first one was. A case that cannot be read is left out.
+    """
+    kept: dict[str, Any] = read_json(cache) if cache.exists() else {}
+    stamps = {name: [reader, *stamp(files)] for name, files in cases.items()}
+    missing = [(name, files) for name, files in cases.items() if kept.get(name, {}).get("stamp") != stamps[name]]
+    if missing:
+        with written_regularly(lambda: write_json(kept, cache)) as changed:
+            results = run_in_processes(VoxelHasher(reader), missing, num_processes)
+            for (name, _), found in tqdm(results, "Hashing labelled and test images", len(missing), disable=None):
+                if found:
+                    kept[name] = {"stamp": stamps[name], "voxel_hash": found}
+                    changed()
+    return {kept[name]["voxel_hash"]: name for name in cases if name in kept}

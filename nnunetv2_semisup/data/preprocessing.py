@@ -1,0 +1,229 @@
+"""Unlabelled images through nnU-Net's own preprocessing, in as many processes as asked, resumable at any moment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunetv2_semisup.data.case_preprocessing import CasePreprocessor, case_files, is_same, remove_case
+from nnunetv2_semisup.data.folders import dataset_option, resolve_configuration, written_regularly
+from nnunetv2_semisup.data.inventory import Inventory
+from nnunetv2_semisup.data.leakage import known_voxels
+from nnunetv2_semisup.data.manifest import (
+    Case,
+    Part,
+    manifest_file,
+    part_files,
+    preprocessing_hash,
+    read_cases,
+    read_manifest,
+    unlabeled_folder,
+    write_cases,
+)
+from nnunetv2_semisup.data.workers import run_in_processes
+from nnunetv2_semisup.errors import SemiSupervisedError
+
+
+@dataclass
+class Outcome:
+    """What a call did for one configuration."""
+
+    folder: Path
+    """Where the preprocessed cases lie."""
+    made: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    """Finished before."""
+    refused: list[str] = field(default_factory=list)
+    """A line for each: the file, and why."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The files of one configuration, and of one part of its cases."""
+
+    dataset_folder: Path
+    data_identifier: str
+    part: Part | None
+
+    @property
+    def folder(self) -> Path:
+        return unlabeled_folder(self.dataset_folder, self.data_identifier)
+
+    @property
+    def manifest(self) -> Path:
+        return manifest_file(self.dataset_folder, self.data_identifier, self.part)
+
+    @property
+    def unfinished(self) -> Path:
+        return self.folder / ("unfinished" if self.part is None else "unfinished_part_{}_of_{}".format(*self.part))
+
+
+def preprocess_unlabeled(
+    dataset_folder: Path,
+    dataset_json: dict[str, Any],
+    plans: dict[str, Any],
+    configuration: str,
+    inventory: Inventory,
+    *,
+    num_processes: int,
+    part: Part | None = None,
+    overwrite: bool = False,
+) -> Outcome:
+    """Preprocess the cases of an inventory for one configuration into its folder of unlabelled cases.
+
+    A case is complete or absent at any moment. A finished case is skipped; after a kill, the same call goes on. A case
+    that cannot be used is refused with a line on standard error, and the others are made.
+
+    Args:
+        dataset_folder: of nnUNet_preprocessed.
+        dataset_json: content of the dataset's dataset.json.
+        plans: whose preprocessing is used.
+        configuration: one of the plans' own.
+        inventory: of `take_inventory`.
+        num_processes: at least 1.
+        part: (I, N) to take every N-th case only, beginning with the I-th; it keeps a manifest of its own.
+        overwrite: make finished cases again, and replace what was preprocessed for other plans.
+
+    Raises:
+        SemiSupervisedError: unknown configuration; data of other plans without `overwrite`; no space left.
+    """
+    place = _Place(dataset_folder, resolve_configuration(plans, configuration).data_identifier, part)
+    target = preprocessing_hash(plans, configuration)
+    before = read_manifest(dataset_folder, place.data_identifier).cases
+    if not overwrite and any(case.status == "done" and case.preprocessing_hash != target for case in before.values()):
+        raise SemiSupervisedError(
+            f"{place.folder} was preprocessed for other plans than {plans['plans_name']}; to replace its cases type: "
+            f"nnUNetv2_semisup preprocess -d {dataset_option(dataset_folder.name)} -c {configuration} "
+            f"-p {plans['plans_name']} --overwrite"
+        )
+    place.folder.mkdir(exist_ok=True)
+    outcome = Outcome(place.folder)
+    known: dict[str, str] = {}
+    if any(case.origin == "unlabelled" for case in (inventory.cases | before).values()):
+        cache = dataset_folder / "labeled_voxel_hashes.json"
+        known = known_voxels(inventory.protected, plans["image_reader_writer"], cache, num_processes)
+    if part is None:
+        _settle(before, inventory, known, target, place.folder)
+        records = before
+    else:
+        records = read_cases(place.manifest) if place.manifest.exists() else {}
+
+    chosen = inventory.cases.items() if part is None else islice(inventory.cases.items(), part[0] - 1, None, part[1])
+    wanted = {identifier: replace(case, preprocessing_hash=target) for identifier, case in chosen}
+    todo = {}
+    present = set(os.listdir(place.folder))
+    for identifier, case in wanted.items():
+        earlier = before.get(identifier)
+        if earlier and earlier.status == "done" and earlier.origin == case.origin:
+            same = present.issuperset(case_files(identifier)) and is_same(case, earlier)
+            if same and not overwrite:
+                outcome.skipped.append(identifier)
+                continue
+            if not same and earlier.source != case.source and Path(earlier.source[0]).exists():
+                _refuse(outcome, case, f"{earlier.source[0]} has the same identifier; rename one of them")
+                continue
+        todo[identifier] = case
+
+    records.update(todo)
+    write_cases(records, place.manifest)
+    if part is None:
+        for file in part_files(dataset_folder, place.data_identifier).values():
+            file.unlink()
+    by_voxels = {case.voxel_hash: identifier for identifier, case in before.items() if _takes_part(case)}
+    with _empty_folder(place.unfinished), written_regularly(lambda: write_cases(records, place.manifest)) as changed:
+        job = CasePreprocessor(
+            plans, configuration, dataset_json, place.folder, place.unfinished, known, reuse=not overwrite
+        )
+        with closing(run_in_processes(job, todo.items(), num_processes)) as results:
+            for (identifier, case), result in tqdm(results, f"Preprocessing {configuration}", len(todo), disable=None):
+                case = result or replace(
+                    case, status="refused", note="its process died, perhaps for lack of memory; try a smaller -np"
+                )
+                records[identifier] = case
+                if case.status == "refused":
+                    if shutil.disk_usage(place.folder).free < case.size:
+                        raise SemiSupervisedError(
+                            f"no space left for {place.folder}; make room and type the same command again, it goes on"
+                        )
+                    _refuse(outcome, case, case.note)
+                else:
+                    outcome.made.append(identifier)
+                    if case.note:
+                        _say(f"{case.source[0]}: warning: {case.note}")
+                    _refuse_twin(identifier, records, by_voxels, place.folder, outcome)
+                changed()
+    return outcome
+
+
+def _settle(
+    records: dict[str, Case], inventory: Inventory, known: dict[str, str], target: str, folder: Path
+) -> None:
+    """Drop the records, and the files, of cases that have no place here any more."""
+    present = set(os.listdir(folder))
+    for identifier, case in list(records.items()):
+        protected = inventory.protected_identifiers.get(identifier) or known.get(case.voxel_hash)
+        if case.origin == "unlabelled" and protected:
+            _say(f"{identifier} is now {protected}: removed from the unlabelled cases")
+        elif identifier in inventory.cases:
+            continue
+        elif case.status == "done" and case.preprocessing_hash != target:
+            _say(f"{identifier} was preprocessed for other plans and is not among the given images: removed")
+        elif case.status == "done" and present.issuperset(case_files(identifier)):
+            continue
+        elif all(Path(file).exists() for file in case.source):
+            continue
+        del records[identifier]
+        remove_case(identifier, folder)
+
+
+def _refuse_twin(
+    identifier: str, records: dict[str, Case], by_voxels: dict[str, str], folder: Path, outcome: Outcome
+) -> None:
+    """Of two unlabelled cases with the same voxels keep the first by name, whichever was finished first."""
+    if not _takes_part(records[identifier]):
+        return
+    other = by_voxels.setdefault(records[identifier].voxel_hash, identifier)
+    if other == identifier:
+        return
+    kept, twin = sorted((identifier, other))
+    by_voxels[records[identifier].voxel_hash] = kept
+    if twin not in records:  # It belongs to another part of the job array.
+        kept, twin = twin, kept
+    records[twin] = replace(records[twin], status="refused", note=f"its voxels are those of the case {kept}")
+    remove_case(twin, folder)
+    if twin in outcome.made:
+        outcome.made.remove(twin)
+    _refuse(outcome, records[twin], f"{records[twin].note}; remove one of them")
+
+
+def _takes_part(case: Case) -> bool:
+    return case.origin == "unlabelled" and case.status == "done"
+
+
+def _refuse(outcome: Outcome, case: Case, reason: str) -> None:
+    outcome.refused.append(f"{case.source[0]}: {reason}")
+    _say(f"{outcome.refused[-1]}: refused")
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+@contextmanager
+def _empty_folder(folder: Path) -> Iterator[None]:
+    """A folder that is empty at first, and gone at the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
