@@ -18,7 +18,6 @@ from batchgenerators.dataloading.data_loader import DataLoader
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from threadpoolctl import threadpool_limits
 
 from nnunetv2_semisup.data.dataset import UnlabeledDataset, nonzero_box
 from nnunetv2_semisup.data.random_streams import RandomStreams
@@ -81,7 +80,7 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
 
     def generate_train_batch(self) -> dict[str, Any]:
         """Draw one batch; see the class for its entries."""
-        with torch.no_grad(), threadpool_limits(limits=1), self.streams.active():
+        with torch.no_grad(), self.streams.active():
             keys = [str(key) for key in self.get_indices()]
             samples = [self._draw_views(key) for key in keys]
         return {
