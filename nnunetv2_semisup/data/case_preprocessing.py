@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_semisup.data.image_integrity import check_nifti, refuse_non_finite
 from nnunetv2_semisup.data.leakage import content_hash, voxel_hash
 from nnunetv2_semisup.data.manifest import Case, case_from_json
 
@@ -25,13 +27,12 @@ RECORD = "nnunetv2_semisup"
 _SUFFIXES = (".b2nd", "_seg.b2nd", ".pkl")
 
 
-class _RefusedError(Exception):
-    """The message says why."""
-
-
 @dataclass(frozen=True)
 class CasePreprocessor:
-    """Preprocesses (identifier, pending case) and returns the case as done or refused; never raises."""
+    """Preprocesses (identifier, pending case) and returns the case as done or refused; never raises.
+
+    A case that is refused, or interrupted, is absent from the folder.
+    """
 
     plans: dict[str, Any]
     configuration: str
@@ -50,10 +51,9 @@ class CasePreprocessor:
         identifier, case = task
         if self.reuse and (finished := read_finished(self.folder, identifier, case)):
             return finished
+        remove_case(identifier, self.folder)
         try:
             return self._preprocess(identifier, case)
-        except _RefusedError as refusal:
-            return replace(case, status="refused", note=str(refusal))
         except Exception as error:
             return replace(case, status="refused", note=_one_line(error))
         finally:
@@ -77,15 +77,13 @@ class CasePreprocessor:
         """The record of a decoded image [C, *S]. Raises where it must not, or cannot, be used."""
         num_channels = len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
         if len(images) != num_channels:
-            raise _RefusedError(f"the image has {len(images)} channel(s), the dataset has {num_channels}")
+            raise ValueError(f"the image has {len(images)} channel(s), the dataset has {num_channels}")
         if images.shape[1] == 1 and min(self.plans["original_median_shape_after_transp"]) > 1:
-            raise _RefusedError("the image is 2D, the dataset is 3D")
-        if not np.isfinite(images).all():
-            count = images.size - np.count_nonzero(np.isfinite(images))
-            raise _RefusedError(f"the image has {count} NaN or infinite voxel(s)")
+            raise ValueError("the image is 2D, the dataset is 3D")
+        refuse_non_finite(images)
         voxels = voxel_hash(images)
         if case.origin == "unlabelled" and voxels in self.known_voxels:
-            raise _RefusedError(f"its voxels are those of {self.known_voxels[voxels]}; remove the file")
+            raise ValueError(f"its voxels are those of {self.known_voxels[voxels]}; remove the file")
         return replace(
             case,
             status="done",
@@ -98,8 +96,7 @@ class CasePreprocessor:
 
 
 def put_in_place(identifier: str, unfinished: Path, folder: Path) -> None:
-    """Move a preprocessed case where it belongs, so that it is never half there."""
-    (folder / f"{identifier}{_SUFFIXES[-1]}").unlink(missing_ok=True)
+    """Move a preprocessed case to where it is absent yet, so that it is never half there."""
     for suffix in _SUFFIXES:
         os.replace(unfinished / f"{identifier}{suffix}", folder / f"{identifier}{suffix}")
 
@@ -149,10 +146,9 @@ class _CheckedReader:
         self.case = case
 
     def read_images(self, files: list[str]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        try:
-            images, properties = self._reader.read_images(files)
-        except Exception as error:
-            raise _RefusedError(f"the image cannot be read: {_one_line(error)}") from error
+        for file in files:
+            check_nifti(file)
+        images, properties = self._reader.read_images(files)
         self.case = self._job.check(images, properties, self.case)
         properties[RECORD] = asdict(self.case)
         return images, properties
@@ -171,4 +167,7 @@ class _PlansWithReader(PlansManager):  # type: ignore[misc]  # nnU-Net has no ty
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or "its files differ in shape or spacing"
+    """What went wrong, without the places in C++ sources that SimpleITK begins with."""
+    message = re.split(r"(?:sitk::|ITK )ERROR:", " ".join(str(error).split()))[-1].strip()
+    # nnU-Net's readers print what they complain about and raise a bare RuntimeError.
+    return message or "the files of its channels differ in shape or spacing"
