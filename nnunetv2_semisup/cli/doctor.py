@@ -1,0 +1,218 @@
+"""`nnUNetv2_semisup doctor`: one page on the installation, and what to type to mend what is broken."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import platform
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from nnunetv2_semisup.cli.trainers import EXAMPLE as SET_EXTENSION
+from nnunetv2_semisup.cli.trainers import extension_folder
+from nnunetv2_semisup.methods import trainer_names
+
+HELP = "check the installation, nnU-Net's variables and the trainers, and say how to mend what is broken"
+EXAMPLE = "nnUNetv2_semisup doctor"
+
+SHOWN = ("nnunetv2", "torch", "torchvision")
+"""The packages that are always listed and imported; others appear only when they are broken."""
+VARIABLES = {"nnUNet_raw": False, "nnUNet_preprocessed": True, "nnUNet_results": True}
+"""nnU-Net's folders, and whether it writes there."""
+EXTENSION_VARIABLE = "nnUNet_extTrainer"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the page; with a remedy it is broken, and the remedy says what to type."""
+
+    text: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes none."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every finding as soon as it is known. Returns 1 when one is broken."""
+    n_broken = 0
+    for title, findings in (("Versions", versions), ("Variables", variables), ("Trainers", trainers)):
+        print(f"\n{title}")
+        for finding in findings():
+            print(f"  {'BROKEN' if finding.remedy else 'ok    '}  {finding.text}", flush=True)
+            if finding.remedy:
+                n_broken += 1
+                print(f"          type: {finding.remedy}")
+    print(f"\n{n_broken} broken" if n_broken else "\nEverything is in place.")
+    return 1 if n_broken else 0
+
+
+def versions() -> Iterator[Finding]:
+    """Python, what this package and nnU-Net require, whether torchvision was built for this torch, and CUDA."""
+    yield Finding(f"Python {platform.python_version()}")
+    unmet = {**_unmet("nnunetv2"), **_unmet("torchvision"), **_unmet("nnunetv2-semisup")}
+    for name in SHOWN:
+        if name in unmet:
+            continue
+        version = _version(name)
+        error = None if unmet else _import_error(name)
+        if error:
+            yield Finding(f"{name} {version}: {error}", _install(f"--force-reinstall --no-deps {name}=={version}"))
+        else:
+            yield Finding(f"{name} {version}")
+    for package, text in unmet.items():
+        yield Finding(text, _install(_together(package)))
+    if not _import_error("torch"):
+        yield Finding(_device())
+
+
+def variables() -> Iterator[Finding]:
+    """nnU-Net's three folders, and the fourth variable, through which it finds our trainers."""
+    for name, written in VARIABLES.items():
+        value = os.environ.get(name)
+        if not value:
+            yield Finding(f"{name} is not set", f"export {name}=FOLDER")
+        elif not Path(value).is_dir():
+            yield Finding(f"{name} = {value}: there is no such folder", f'mkdir -p "{value}"')
+        elif written and not _writable(value):
+            yield Finding(f"{name} = {value}: cannot be written", f"export {name}=FOLDER   (one that you may write to)")
+        else:
+            yield Finding(f"{name} = {value}")
+    value = os.environ.get(EXTENSION_VARIABLE)
+    if not value:
+        yield Finding(f"{EXTENSION_VARIABLE} is not set: nnU-Net cannot find our trainers", SET_EXTENSION)
+    elif not _names_extension(value):
+        yield Finding(f"{EXTENSION_VARIABLE} = {value}: does not name {extension_folder()}", SET_EXTENSION)
+    else:
+        yield Finding(f"{EXTENSION_VARIABLE} = {value}")
+
+
+def trainers() -> Iterator[Finding]:
+    """Every trainer of ours, looked up by nnU-Net itself, up to the first import error.
+
+    Where the variable is still to be mended, the look-up runs as if it were, so that one page shows everything.
+    """
+    with _extension_named():
+        for name in trainer_names():
+            try:
+                found = _find_trainer(name)
+            except Exception as error:
+                yield Finding(f"{name}: {_where(error)}", _mend_lookup(error))
+                return
+            yield Finding(f"{name} from {found.__module__}")
+
+
+def _find_trainer(name: str) -> type:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        found: type = recursive_find_trainer_class_by_name(name)
+    return found
+
+
+def _mend_lookup(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return _install(str(error.name).split(".")[0])
+    return "mend what is broken above, or the file that the line names"
+
+
+@contextlib.contextmanager
+def _extension_named() -> Iterator[None]:
+    before = os.environ.get(EXTENSION_VARIABLE)
+    if before is None or not _names_extension(before):
+        os.environ[EXTENSION_VARIABLE] = str(extension_folder())
+    try:
+        yield
+    finally:
+        os.environ.pop(EXTENSION_VARIABLE)
+        if before is not None:
+            os.environ[EXTENSION_VARIABLE] = before
+
+
+def _names_extension(value: str) -> bool:
+    return extension_folder() in (Path(folder).resolve() for folder in value.split(os.pathsep) if folder.strip())
+
+
+def _writable(folder: str) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _unmet(package: str) -> dict[str, str]:
+    """Required package -> what is wrong with its installed version, for the mandatory requirements of `package`."""
+    unmet = {}
+    for line in _requires(package):
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = _version(requirement.name)
+        if version is None:
+            unmet[requirement.name] = f"{requirement} is needed by {package} and not installed"
+        elif not requirement.specifier.contains(version.split("+")[0], prereleases=True):
+            wanted = f"{package} {_version(package)}, which needs {requirement}"
+            unmet[requirement.name] = f"{requirement.name} {version} does not go with {wanted}"
+    return unmet
+
+
+def _together(package: str) -> str:
+    """What to install so that `package` and what hangs on it match; torch stays as it is where it can."""
+    wanted = {Requirement(line).name: line for line in _requires("nnunetv2-semisup")}
+    if package == "torch" and _version("torch"):
+        return f"'{wanted['torch']}' torchvision"
+    return f"'{wanted.get(package, package)}'"
+
+
+def _requires(package: str) -> list[str]:
+    try:
+        return metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _install(what: str) -> str:
+    return f"pip install --upgrade {what}"
+
+
+def _import_error(package: str) -> str | None:
+    try:
+        importlib.import_module(package)
+    except Exception as error:
+        return f"cannot be imported, {_where(error)}"
+    return None
+
+
+def _where(error: Exception) -> str:
+    """The error in one line, with the file and line that raised it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    message = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {message} ({frames[-1].filename}:{frames[-1].lineno})"
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        return f"CUDA {torch.version.cuda}: {torch.cuda.device_count()} device(s), {', '.join(sorted(names))}"
+    built = f"torch was built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch was built without it"
+    return f"CUDA: no device ({built}); trainings run with -device cpu, slowly"
