@@ -1,0 +1,171 @@
+"""Dice of every arm on the development cases: trains with stock commands, one CSV of per-case Dice a run.
+
+    python benchmarks/quality.py run --data FOLDER --work FOLDER --dataset 804 --arms labeledonly-4 mireg-4 --seeds 0
+    python benchmarks/quality.py table --dataset 804
+
+FOLDER of --data holds raw nnU-Net datasets. A killed run goes on where it stopped when the same command is given.
+Settings are those of docs/reference/results/README.md: 60 epochs of 50 labelled iterations, batch 2, features
+12-24-48-96, stock augmentation, last checkpoint, nnU-Net's own validation of the fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_semisup.evaluation.bootstrap import paired_interval
+
+RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
+TRAIN_CASES = {804: 64, 805: 96}
+"""How many cases, by name, are for training; the rest are the validation cases."""
+LENGTH = ["training.num_epochs=60", "training.num_iterations_per_epoch=50", "training.num_val_iterations_per_epoch=2"]
+OWN = "teacher.source=own"
+ARMS: dict[str, tuple[str, str | None, list[str]]] = {
+    "labeledonly-4": ("labeledonly", "first4", []),
+    "labeledonly-all": ("labeledonly", None, []),
+    "mireg-4": ("mireg", "first4", []),
+    "consistency-4": ("mireg", "first4", ["mi.weight=0"]),
+    "mireg-own-4": ("mireg", "first4", [OWN]),
+    "consistency-own-4": ("mireg", "first4", [OWN, "mi.weight=0"]),
+    "mireg-noglobal-4": ("mireg", "first4", ["mi.shares=[0,0.5,0.5]"]),
+    "mireg-nolocal-4": ("mireg", "first4", ["mi.shares=[1,0,0]"]),
+    "mireg-noconsistency-4": ("mireg", "first4", ["consistency.weight=0"]),
+    "mireg-pooled-4": ("mireg", "first4", ["mi.grid=1"]),
+}
+"""Arm -> method, split (None: all training cases are labelled), settings that differ from the preset."""
+
+
+def prepare(dataset: int, small: str) -> None:
+    folder = next(Path(os.environ["nnUNet_raw"]).glob(f"Dataset{dataset:03d}_*"))
+    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / folder.name
+    if not (preprocessed / "gt_segmentations").exists():
+        call("nnUNetv2_plan_and_preprocess", "-d", str(dataset), "-c", "3d_fullres", "-np", "2")
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    configuration = plans["configurations"]["3d_fullres"]
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    kwargs["features_per_stage"] = [12, 24, 48, 96, 96, 96][: kwargs["n_stages"]]
+    configuration["batch_size"] = 2
+    (preprocessed / f"{small}.json").write_text(json.dumps(plans | {"plans_name": small}))
+    cases = sorted(case.name.removesuffix(".nii.gz") for case in (folder / "labelsTr").glob("*.nii.gz"))
+    train, val = cases[: TRAIN_CASES[dataset]], cases[TRAIN_CASES[dataset] :]
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
+    call("nnUNetv2_semisup", "preprocess", "-d", str(dataset), "-c", "3d_fullres", "-p", small, "--training")
+    call("nnUNetv2_semisup", "split", "-d", str(dataset), "-f", "0", "--labeled", "4", "--first", "-o", "first4")
+
+
+def train(dataset: int, arm: str, seed: int, small: str, device: str) -> Path:
+    method, split, settings = ARMS[arm]
+    name = f"{small}_{arm}_seed{seed}"
+    chosen = [f"data.split={split}"] if split else []
+    values = [*LENGTH, "training.save_every=5", f"training.seed={seed}", *chosen, *settings]
+    call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", small, "-o", name, "--set", *values)
+    trainer = {"labeledonly": "nnUNetTrainerLabeledOnly", "mireg": "nnUNetTrainerMIReg"}[method]
+    results = next(Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")).name
+    fold = Path(os.environ["nnUNet_results"]) / results / f"{trainer}__{name}__3d_fullres" / "fold_0"
+    call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, "--c")
+    return fold
+
+
+def write_csv(fold: Path, file: Path) -> None:
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["case", "class", "dice"])
+        for case in summary["metric_per_case"]:
+            name = Path(case["reference_file"]).name.removesuffix(".nii.gz")
+            for label, metrics in case["metrics"].items():
+                writer.writerow([name, label, f"{metrics['Dice']:.6f}"])
+
+
+def call(*command: str) -> None:
+    print("$", " ".join(command), flush=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL if "preprocess" in command else None)
+
+
+def run(args: argparse.Namespace) -> None:
+    work = args.work.resolve()
+    for variable in ("preprocessed", "results"):
+        os.environ[f"nnUNet_{variable}"] = str(work / variable)
+        (work / variable).mkdir(parents=True, exist_ok=True)
+    os.environ["nnUNet_raw"] = str(args.data.resolve())
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shims = subprocess.run(["nnUNetv2_semisup", "trainers"], check=True, capture_output=True, text=True)
+    os.environ["nnUNet_extTrainer"] = shims.stdout.strip()
+    small = "nnUNetPlans_small"
+    prepare(args.dataset, small)
+    for seed in args.seeds:
+        for arm in args.arms:
+            file = args.output / f"quality_{args.dataset}_{arm}_seed{seed}.csv"
+            if not file.exists():
+                write_csv(train(args.dataset, arm, seed, small, args.device), file)
+
+
+def read(dataset: int, folder: Path) -> dict[str, dict[int, dict[str, float]]]:
+    """Arm -> seed -> case -> mean Dice over the classes."""
+    table: dict[str, dict[int, dict[str, float]]] = {}
+    for arm in ARMS:
+        for file in sorted(folder.glob(f"quality_{dataset}_{arm}_seed*.csv")):
+            cases: dict[str, list[float]] = {}
+            with file.open(newline="") as stream:
+                for row in csv.DictReader(stream):
+                    cases.setdefault(row["case"], []).append(float(row["dice"]))
+            seed = int(file.stem.rsplit("seed", 1)[1])
+            table.setdefault(arm, {})[seed] = {case: float(np.mean(dice)) for case, dice in cases.items()}
+    return table
+
+
+def difference(arm: dict[int, dict[str, float]], base: dict[int, dict[str, float]]) -> str:
+    seeds = sorted(arm.keys() & base.keys())
+    if not seeds:
+        return "-"
+    cases = sorted(arm[seeds[0]])
+    mean, low, high = paired_interval(
+        np.array([[arm[seed][case] - base[seed][case] for case in cases] for seed in seeds])
+    )
+    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def table(args: argparse.Namespace) -> None:
+    runs = read(args.dataset, args.output)
+    print("| arm | seeds | Dice (mean of seeds) | sd over seeds | difference to labeledonly-4 | to consistency-4 |")
+    print("|---|---|---|---|---|---|")
+    for arm, seeds in runs.items():
+        means = [float(np.mean(list(cases.values()))) for cases in seeds.values()]
+        spread = f"{np.std(means, ddof=1):.4f}" if len(means) > 1 else "-"
+        pairs = [difference(seeds, runs[base]) if base in runs and base != arm else "-" for base in BASES]
+        print(f"| {arm} | {len(seeds)} | {np.mean(means):.4f} | {spread} | {' | '.join(pairs)} |")
+
+
+BASES = ("labeledonly-4", "consistency-4")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    training = commands.add_parser("run", help="train the arms and write one CSV each")
+    training.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
+    training.add_argument("--work", type=Path, required=True, help="folder for preprocessed data and results")
+    training.add_argument("--arms", nargs="+", choices=ARMS, required=True)
+    training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    training.add_argument("-device", default="cpu")
+    training.set_defaults(run=run)
+    tables = commands.add_parser("table", help="print the table of all CSVs")
+    tables.set_defaults(run=table)
+    for command in (training, tables):
+        command.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
+        command.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSVs")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

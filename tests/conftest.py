@@ -1,0 +1,39 @@
+"""Fixtures for every part: toy workspaces, real data, one thread."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.workspace import Workspace, make_workspace
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, visibly, what this machine cannot run."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("realdata") and "NNUNETV2_SEMISUP_TESTDATA" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="NNUNETV2_SEMISUP_TESTDATA is not set"))
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A preprocessed 3D dataset of 5 labelled and 3 unlabelled cases; trainings must use plan names of their own."""
+    return make_workspace(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def in_toy(toy: Workspace):
+    """The toy workspace, with nnU-Net's variables pointing at it."""
+    with toy.active():
+        yield toy
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real raw datasets; tests that use it carry the marker `realdata`."""
+    return Path(os.environ["NNUNETV2_SEMISUP_TESTDATA"])
