@@ -30,8 +30,21 @@ RECORD = "semisup_export.json"
 """Beside plans.json: where the model comes from and which weights it holds. Stock nnU-Net does not look at it."""
 
 
-def export_model(model_folder: Path, target: Path, folds: Sequence[str] | None, weights: Weights, as_zip: bool) -> Path:
-    """Write the finished folds of a model as stock nnU-Net's trainer would have left them; returns what was written.
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and the names under which stock nnU-Net knows it."""
+
+    path: Path
+    dataset: str
+    plans: str
+    configuration: str
+    folds: tuple[str, ...]
+
+
+def export_model(
+    model_folder: Path, target: Path, folds: Sequence[str] | None, weights: Weights, as_zip: bool
+) -> Exported:
+    """Write the finished folds of a model as stock nnU-Net's trainer would have left them.
 
     The checkpoints keep stock's keys, with `weights` as the network's; the `semisup` section goes from checkpoints
     and plans (its case ids stay at home, its settings are repeated in RECORD). Predictions equal ours bit for bit.
