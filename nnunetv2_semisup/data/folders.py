@@ -100,13 +100,19 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(content: Any, file: Path) -> None:
-    """Write a JSON file so that it is whole or not there: under another name first, then renamed."""
+    """Write a JSON file so that it is whole or not there: under another name first, then renamed.
+
+    Raises SemiSupervisedError where the disk is full or the folder cannot be written.
+    """
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, file)
-    finally:
+    except OSError as error:
         partial.unlink(missing_ok=True)
+        raise SemiSupervisedError(
+            f"cannot write {file} ({error.strerror}); mend that and type the same command again"
+        ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2_semisup.data.leakage import equal_content, stamp
 from nnunetv2_semisup.data.manifest import Case, Origin
-from nnunetv2_semisup.data.raw_cases import Files, find_cases, test_cases, training_cases
+from nnunetv2_semisup.data.raw_cases import Files, find_cases, held_out_cases, training_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 
@@ -44,7 +44,7 @@ def take_inventory(
     """
     file_ending = str(dataset_json["file_ending"])
     labeled = training_cases(raw_folder, dataset_json)
-    test = test_cases(raw_folder, file_ending)
+    test = held_out_cases(raw_folder, file_ending)
     if training and not labeled:
         raise SemiSupervisedError(f"--training: {raw_folder} holds no training image; set nnUNet_raw to where it does")
     unlabeled, faults = _find_unlabeled(raw_folder, file_ending, folders, optional=training)

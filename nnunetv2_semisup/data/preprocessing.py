@@ -32,6 +32,9 @@ from nnunetv2_semisup.data.manifest import (
 from nnunetv2_semisup.data.workers import run_in_processes
 from nnunetv2_semisup.errors import SemiSupervisedError
 
+_LITTLE_SPACE = 1 << 26
+"""Bytes. Where a case could not be saved and less is free, the disk is full, and no other case will fare better."""
+
 
 @dataclass
 class Outcome:
@@ -150,7 +153,7 @@ def preprocess_unlabeled(
                 )
                 records[identifier] = case
                 if case.status == "refused":
-                    if shutil.disk_usage(place.folder).free < case.size:
+                    if shutil.disk_usage(place.folder).free < max(case.size, _LITTLE_SPACE):
                         raise SemiSupervisedError(
                             f"no space left for {place.folder}; make room and type the same command again, it goes on"
                         )

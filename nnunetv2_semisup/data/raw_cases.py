@@ -68,7 +68,7 @@ def training_cases(raw_folder: Path, dataset_json: Mapping[str, Any]) -> dict[st
     return {str(identifier): tuple(map(str, case["images"])) for identifier, case in found.items()}
 
 
-def test_cases(raw_folder: Path, file_ending: str) -> dict[str, Files]:
+def held_out_cases(raw_folder: Path, file_ending: str) -> dict[str, Files]:
     """Images of imagesTs by identifier; none where there is no such folder."""
     folder = raw_folder / "imagesTs"
     if not folder.is_dir() or not any(folder.iterdir()):
