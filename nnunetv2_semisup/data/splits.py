@@ -112,7 +112,7 @@ def make_split(
 
     Raises:
         SemiSupervisedError: fewer cases than `num_labeled`; whole patients that do not add up to it; an unknown fold;
-            an identifier that `group` does not match.
+            a `group` that is no expression, or does not match an identifier.
     """
     cases = labeled_identifiers(dataset_folder, raw_folder, dataset_json)
     train, val = (cases, []) if fold == "all" else _stock_fold(dataset_folder, cases, fold)
@@ -179,7 +179,10 @@ def _stock_fold(dataset_folder: Path, cases: Sequence[str], fold: Fold) -> tuple
 def _patient(case: str, group: str | None) -> str:
     if group is None:
         return case
-    match = re.search(group, case)
+    try:
+        match = re.search(group, case)
+    except re.error as error:
+        raise SemiSupervisedError(f"--group {group}: is no regular expression: {error}") from error
     if match is None:
         raise SemiSupervisedError(f"--group {group}: does not match the case {case}; give an expression that does")
     return match[1] if match.re.groups and match[1] is not None else match[0]

@@ -1,0 +1,95 @@
+import os
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_semisup.data.leakage import content_hash, equal_content, known_voxels, stamp, voxel_hash
+from tests.data.copies import noise, write_image
+
+pytestmark = pytest.mark.fast
+
+
+def write(folder, **contents):
+    files = {}
+    for name, channels in contents.items():
+        files[name] = tuple(str(folder / f"{name}_{index:04d}") for index in range(len(channels)))
+        for file, content in zip(files[name], channels, strict=True):
+            with open(file, "wb") as stream:
+                stream.write(content)
+    return files
+
+
+def test_equal_content_finds_what_comparing_every_pair_finds(tmp_path):
+    rng = np.random.default_rng(0)
+    contents = {
+        f"case{index:02d}": [bytes(rng.integers(0, 2, rng.integers(1, 4)).tolist()) for _ in range(2)]
+        for index in range(40)
+    }
+    known = {name: contents[name] for name in list(contents)[:10]}
+    cases = {name: contents[name] for name in list(contents)[10:]}
+    expected = {}
+    for position, (name, content) in enumerate(cases.items()):
+        equals = [other for other in known if known[other] == content]
+        equals += [f"the unlabelled case {other}" for other in list(cases)[:position] if cases[other] == content]
+        if equals:
+            expected[name] = equals[0]
+    files = write(tmp_path, **contents)
+    found = equal_content({name: files[name] for name in cases}, {name: files[name] for name in known}, 2)
+    assert expected
+    assert found == expected
+
+
+def test_cases_that_share_a_channel_are_not_equal(tmp_path):
+    files = write(tmp_path, a=[b"same", b"own1"], b=[b"same", b"own2"])
+    assert equal_content(files, {}, 1) == {}
+
+
+def test_files_whose_sizes_do_not_meet_are_not_read(tmp_path):
+    files = write(tmp_path, a=[b"1"], b=[b"22"])
+    os.chmod(files["a"][0], 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nnunetv2_semisup.data.leakage.content_hash", lambda _: pytest.fail("read"))
+        assert equal_content(files, {}, 1) == {}
+
+
+def test_content_hash_tells_where_one_file_ends(tmp_path):
+    files = write(tmp_path, a=[b"12", b"3"], b=[b"1", b"23"], c=[b"12", b"3"])
+    hashes = {name: content_hash(case) for name, case in files.items()}
+    assert hashes["a"] == hashes["c"] != hashes["b"]
+    assert stamp(files["a"])[0] == 3
+
+
+def test_voxel_hash_follows_values_and_shape():
+    image = noise(0, (1, 4, 6, 8)).astype(np.float32)
+    other = image.copy()
+    other[0, 1, 2, 3] += 1e-3
+    assert voxel_hash(image) == voxel_hash(np.asfortranarray(image))
+    assert len({voxel_hash(image), voxel_hash(other), voxel_hash(image.reshape(1, 6, 4, 8))}) == 3
+
+
+def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_path):
+    one, two, broken = (tmp_path / f"{name}.nii.gz" for name in ("one", "two", "broken"))
+    write_image(one, noise(1))
+    write_image(two, noise(2))
+    broken.write_bytes(b"x")
+    again = sitk.ReadImage(str(one))
+    again.SetSpacing((9, 9, 9))
+    sitk.WriteImage(again, str(tmp_path / "renamed.nrrd"))
+    images = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "renamed.nrrd")))[None].astype(np.float32)
+
+    cases = {"case one": (str(one),), "case two": (str(two),), "case broken": (str(broken),)}
+    cache = tmp_path / "cache.json"
+    known = known_voxels(cases, "SimpleITKIO", cache, 1)
+    assert set(known.values()) == {"case one", "case two"}
+    assert known[voxel_hash(images)] == "case one"
+
+    # The second call reads what changed and nothing else: with the same stamp, a file may hold anything.
+    state = one.stat()
+    one.write_bytes(b"x" * state.st_size)
+    os.utime(one, ns=(state.st_atime_ns, state.st_mtime_ns))
+    write_image(two, noise(3, (4, 4, 4)))
+    later = known_voxels(cases, "SimpleITKIO", cache, 1)
+    assert later[voxel_hash(images)] == "case one"
+    assert set(later) & set(known) == {voxel_hash(images)}
+    assert voxel_hash(noise(3, (1, 4, 4, 4)).astype(np.float32)) in later
