@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import multiprocessing
 import os
 import signal
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,9 @@ from nnunetv2_semisup.data.views import ViewTransforms, make_views
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 _BUDGET = "nnUNet_n_proc_DA"
+_RUNNING: weakref.WeakSet[NonDetMultiThreadedAugmenter] = weakref.WeakSet()
+_BEFORE_ALL_ELSE = 100
+"""Python's own clean-up at the end of a process has priorities of 15 and less."""
 
 
 class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has no types
@@ -134,14 +141,23 @@ def start_loader(
     augmenter = NonDetMultiThreadedAugmenter(
         template, None, num_processes, num_cached=max(3, num_processes), pin_memory=pin_memory, wait_time=0.002
     )
+    _RUNNING.add(augmenter)
     augmenter.restart()
     return augmenter
 
 
 def stop_loader(augmenter: SingleThreadedAugmenter | NonDetMultiThreadedAugmenter) -> None:
-    """End the workers, if any, and wait until they are gone. May be called twice."""
+    """End the workers, if any, and wait until they are gone; happens by itself when Python ends. May be repeated."""
     if isinstance(augmenter, NonDetMultiThreadedAugmenter):
         augmenter._finish()
+        _RUNNING.discard(augmenter)
+
+
+@atexit.register
+def _stop_running_loaders() -> None:
+    # Otherwise Python ends the workers first, and batchgenerators reports that behind the training's own last words.
+    for augmenter in list(_RUNNING):
+        stop_loader(augmenter)
 
 
 @contextmanager
@@ -179,6 +195,8 @@ def _end_with_parent() -> None:
     # Inherited handlers belong to the command that was started; Ctrl-C reaches the parent, which ends its workers.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A tensor in the queue is fetched from its worker: one that leaves at once breaks the parent's last read.
+    Finalize(None, time.sleep, args=(0.2,), exitpriority=_BEFORE_ALL_ELSE)
     threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
 
 
