@@ -6,7 +6,6 @@ transforms, so that the voxels of two views coincide while their intensities are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -14,6 +13,7 @@ from enum import Enum, auto
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
 from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -70,7 +70,7 @@ def split_transforms(transform: BasicTransform) -> ViewTransforms:
 
     Transforms are told apart by type, also inside RandomTransform, OneOfTransform and ComposeTransforms; those
     that change labels only are dropped. The parts are copies: what a transform remembers between calls is not
-    shared with the labelled pipeline.
+    shared with the labelled pipeline, and no transform's result depends on timing.
 
     Raises:
         SemiSupervisedError: a transform of an unknown type, or one random choice between different kinds.
@@ -89,11 +89,11 @@ def split_transforms(transform: BasicTransform) -> ViewTransforms:
             slicewise and not isinstance(step, Convert2DTo3DTransform)
         )
         if kind is _Kind.GEOMETRY:
-            parts.geometry.append(deepcopy(step))
+            parts.geometry.append(_own_copy(step))
         elif kind is _Kind.INTENSITY:
-            parts.intensity.append(deepcopy(step))
+            parts.intensity.append(_own_copy(step))
         elif kind is _Kind.MASKING:
-            parts.masking.append(deepcopy(step))
+            parts.masking.append(_own_copy(step))
     return parts
 
 
@@ -138,13 +138,25 @@ def _steps(transform: BasicTransform) -> list[BasicTransform]:
     return [transform]
 
 
+def _held(wrapper: BasicTransform) -> list[BasicTransform]:
+    """What a wrapper holds; nothing for any other transform."""
+    if isinstance(wrapper, RandomTransform):
+        return [wrapper.transform]
+    if isinstance(wrapper, OneOfTransform):
+        return list(wrapper.list_of_transforms)
+    return list(wrapper.transforms) if isinstance(wrapper, ComposeTransforms) else []
+
+
 def _kind(transform: BasicTransform) -> _Kind:
-    if isinstance(transform, RandomTransform):
-        return _common_kind(transform, [transform.transform])
-    if isinstance(transform, OneOfTransform):
-        return _common_kind(transform, transform.list_of_transforms)
-    if isinstance(transform, ComposeTransforms):
-        return _common_kind(transform, transform.transforms)
+    held = _held(transform)
+    if held:
+        kinds = {_kind(inner) for inner in held}
+        if len(kinds) != 1:
+            raise SemiSupervisedError(
+                f"one {type(transform).__name__} in get_training_transforms holds transforms of different kinds "
+                f"({', '.join(type(inner).__name__ for inner in held)}); give each kind a wrapper of its own"
+            )
+        return kinds.pop()
     if isinstance(transform, MoveSegAsOneHotToDataTransform):
         raise NotImplementedError(
             "the second stage of a cascade takes the first stage's segmentation as input, which unlabelled cases lack"
@@ -158,11 +170,14 @@ def _kind(transform: BasicTransform) -> _Kind:
     )
 
 
-def _common_kind(wrapper: BasicTransform, inner: Sequence[BasicTransform]) -> _Kind:
-    kinds = {_kind(transform) for transform in inner}
-    if len(kinds) != 1:
-        raise SemiSupervisedError(
-            f"one {type(wrapper).__name__} in get_training_transforms holds transforms of different kinds "
-            f"({', '.join(type(transform).__name__ for transform in inner)}); give each kind a wrapper of its own"
-        )
-    return kinds.pop()
+def _own_copy(transform: BasicTransform) -> BasicTransform:
+    """A copy whose result the random numbers alone decide."""
+    transform = deepcopy(transform)
+    pending = [transform]
+    while pending:
+        step = pending.pop()
+        pending += _held(step)
+        if isinstance(step, GaussianBlurTransform):
+            # Stock's blur times convolution against FFT and keeps the faster; for its sigmas that is the convolution.
+            step.benchmark = False
+    return transform

@@ -137,7 +137,6 @@ def test_a_failing_worker_stops_the_training_and_leaves_nothing(tmp_path: Path) 
         ("exception", None, "KeyError"),
         ("busy", signal.SIGINT, "KeyboardInterrupt"),
         ("busy", signal.SIGTERM, None),
-        ("busy", signal.SIGKILL, None),
         ("idle", signal.SIGKILL, None),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_semisup.data.random_streams import RandomStreams
+from nnunetv2_semisup.data.random_streams import RandomStreams, global_state, restore_global_state, seed_global
 
 pytestmark = pytest.mark.fast
 
@@ -35,16 +35,10 @@ def fail_in(streams: RandomStreams) -> None:
         raise KeyError
 
 
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def test_the_global_streams_go_on_as_if_nothing_had_been_drawn() -> None:
-    seed_everything(7)
+    seed_global(7)
     expected = [draw(), draw()]
-    seed_everything(7)
+    seed_global(7)
     streams = RandomStreams(1)
     first = draw()
     draw_from(streams)
@@ -52,9 +46,9 @@ def test_the_global_streams_go_on_as_if_nothing_had_been_drawn() -> None:
 
 
 def test_the_global_streams_come_back_after_an_exception() -> None:
-    seed_everything(7)
+    seed_global(7)
     expected = draw()
-    seed_everything(7)
+    seed_global(7)
     streams = RandomStreams(1)
     with pytest.raises(KeyError):
         fail_in(streams)
@@ -70,18 +64,18 @@ def test_what_was_drawn_before_an_exception_is_not_drawn_again() -> None:
 
 
 def test_a_seed_fixes_the_numbers_whatever_the_global_seed() -> None:
-    seed_everything(1)
+    seed_global(1)
     first, second = RandomStreams(5), RandomStreams(5)
     numbers = [draw_from(first), draw_from(first)]
-    seed_everything(2)
+    seed_global(2)
     assert [draw_from(second), draw_from(second)] == numbers
     assert draw_from(RandomStreams(6)) != numbers[0]
 
 
 def test_without_a_seed_the_operating_system_decides() -> None:
-    seed_everything(1)
+    seed_global(1)
     first = draw_from(RandomStreams(None))
-    seed_everything(1)
+    seed_global(1)
     assert draw_from(RandomStreams(None)) != first
 
 
@@ -116,3 +110,15 @@ def test_a_taken_state_does_not_move_with_the_streams() -> None:
     assert draw_from(again) == expected
     again.load_state_dict(state)
     assert draw_from(again) == expected
+
+
+def test_the_global_streams_survive_a_safe_checkpoint_exactly(tmp_path: Path) -> None:
+    seed_global(3)
+    draw()
+    torch.save(global_state(), tmp_path / "state.pt")
+    expected = draw()
+    seed_global(4)
+    restore_global_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert draw() == expected
+    seed_global(3)
+    assert draw() != expected

@@ -8,6 +8,7 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -86,15 +87,16 @@ def initial_size(trainer: type[nnUNetTrainer], kind: str) -> tuple[int, ...]:
     return (patch[0], *(size + 9 for size in patch[1:])) if kind == "dummy2d" else tuple(size + 9 for size in patch)
 
 
+def leaves(transform: BasicTransform) -> list[BasicTransform]:
+    """What lies inside the wrappers, in order."""
+    if isinstance(transform, RandomTransform):
+        return leaves(transform.transform)
+    inner = getattr(transform, "transforms", None) or getattr(transform, "list_of_transforms", None)
+    return [leaf for held in inner for leaf in leaves(held)] if inner else [transform]
+
+
 def names(transforms: Sequence[BasicTransform]) -> list[str]:
-    """Class names, in order, of what lies inside the wrappers."""
-    found = []
-    for transform in transforms:
-        inner = getattr(transform, "transforms", None) or getattr(transform, "list_of_transforms", None)
-        if isinstance(transform, RandomTransform):
-            inner = [transform.transform]
-        found += names(inner) if inner else [type(transform).__name__]
-    return found
+    return [type(leaf).__name__ for transform in transforms for leaf in leaves(transform)]
 
 
 def padded_crop(size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -219,6 +221,16 @@ def test_what_transforms_remember_is_not_shared_with_the_labelled_pipeline() -> 
     parts = split_transforms(transform)
     ours = {id(part) for part in (*parts.geometry, *parts.intensity)}
     assert not ours & {id(step) for step in transform.transforms}
+
+
+@pytest.mark.parametrize("trainer", [nnUNetTrainer, nnUNetTrainerDA5])
+def test_no_view_depends_on_which_blur_was_faster(trainer: type[nnUNetTrainer]) -> None:
+    transform = pipeline(trainer, "3d")
+    blurs = [step for step in leaves(transform) if isinstance(step, GaussianBlurTransform)]
+    blurs[0].benchmark = True
+    ours = [step for part in split_transforms(transform).intensity for step in leaves(part)]
+    assert [step.benchmark for step in ours if isinstance(step, GaussianBlurTransform)] == [False]
+    assert blurs[0].benchmark
 
 
 def test_label_only_transforms_are_dropped_inside_wrappers_too() -> None:
