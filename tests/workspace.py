@@ -38,10 +38,10 @@ class Workspace:
         return self.root / "preprocessed" / DATASET
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """nnU-Net's variables point here; batches are made in this process."""
+    def active(self, workers: int = 0) -> Iterator[None]:
+        """nnU-Net's variables point here; batches are made by `workers` processes, 0: in this one."""
         values = {f"nnUNet_{name}": str(self.root / name) for name in VARIABLES}
-        values |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
+        values |= {"nnUNet_n_proc_DA": str(workers), "nnUNet_def_n_proc": "1"}
         before = {name: os.environ.get(name) for name in values}
         os.environ.update(values)
         try:
@@ -96,7 +96,7 @@ def make_workspace(
     make_dataset(raw, **options)
     _change_labels(raw, regions, ignore)
     workspace = Workspace(root)
-    with workspace.active():
+    with workspace.active(workers=1):  # nnU-Net's planner cannot plan with 0
         number = int(DATASET[7:10])
         extract_fingerprints([number], num_processes=1, verbose=False, show_progress_bar=False)
         plans_name = plan_experiments([number], planner)

@@ -139,6 +139,8 @@ def _refusal(model: type[Section], error: ValidationError) -> str:
         known = [k for k in keys if k.startswith(section + ".")] if section else list(keys)
         return f"unknown setting {key}; known are: {', '.join(known or keys)}"
     key = next((k for k in (".".join(path[:n]) for n in range(len(path), 0, -1)) if k in keys), ".".join(path))
+    if first["type"] == "value_error":
+        return first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"setting {key} is missing"
     if key not in keys:
