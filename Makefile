@@ -35,7 +35,7 @@ lint: $(STAMP)
 
 # The types of what is installed from a wheel, from a folder where the repository is out of sight.
 types: $(STAMP)
-	rm -rf build $(WHEEL)
+	rm -rf build
 	$(BIN)/python -m build --wheel --no-isolation --outdir $(WHEEL) . > /dev/null
 	$(BIN)/python -m zipfile -e $(WHEEL)/*.whl $(WHEEL)/site
 	cd $(WHEEL) && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p nnunetv2_semisup
