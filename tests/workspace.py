@@ -140,5 +140,18 @@ def _shrink(workspace: Workspace, plans_name: str, patch: dict[str, list[int]]) 
         configuration["batch_size"] = 2
         if name in patch:
             configuration["patch_size"] = patch[name]
+    _add_cascade(plans["configurations"])
     plans["plans_name"] = "nnUNetPlans"
     (workspace.dataset_folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+
+
+def _add_cascade(configurations: dict[str, Any]) -> None:
+    """A low resolution and a second stage, which nnU-Net plans for large images only."""
+    if "3d_fullres" not in configurations:
+        return
+    low = copy.deepcopy(configurations["3d_fullres"])
+    low["data_identifier"] += "_low"
+    low["spacing"] = [1.5 * spacing for spacing in low["spacing"]]
+    low["patch_size"] = [max(size // 2, 8) for size in low["patch_size"]]
+    configurations["3d_lowres"] = low | {"next_stage": "3d_cascade_fullres"}
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}

@@ -1,0 +1,127 @@
+"""MIReg: alignment, the dead and the living form of the global term, the two teachers."""
+
+import math
+
+import pytest
+import torch
+
+from nnunetv2_semisup.networks.features import forward_with_features
+from tests.regularizers.toy_step import build, facts_of, network_of, random_views, step_of
+
+pytestmark = pytest.mark.fast
+
+OWN = {"teacher": {"source": "own"}}
+
+
+def test_shares_are_normalised_and_scaling_them_changes_nothing():
+    """mi_bim.md 3.5, row 14."""
+    facts = facts_of(network_of())
+    weights = build("mireg", facts, {"mi": {"shares": [1.0, 2.0, 1.0], "weight": 0.4}}).weights
+    assert weights == build("mireg", facts, {"mi": {"shares": [10.0, 20.0, 10.0], "weight": 0.4}}).weights
+    assert weights["mi_bottleneck"] == pytest.approx(0.1)
+    assert weights["mi_stage-2"] == pytest.approx(0.2)
+
+
+def test_a_tap_without_weight_has_no_head_and_no_term():
+    network = network_of()
+    regularizer = build("mireg", facts_of(network), {"mi": {"shares": [0.0, 0.5, 0.5]}})
+    outcome = regularizer(step_of(network, regularizer, random_views()))
+    assert set(outcome.terms) == {"mi_stage-2", "mi_stage-1", "consistency"}
+    assert set(regularizer.heads) == {"mi_stage-2", "mi_stage-1"}
+
+
+class Pointwise(torch.nn.Module):
+    """An equivariant network: every voxel by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv3d(2, 16, 1)
+        self.classifier = torch.nn.Conv3d(16, 3, 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_row16_views_are_aligned_an_equivariant_network_is_consistent(seed):
+    """mi_bim.md 3.5, row 16: with f of 1x1x1 convolutions, T(f(u)) = f(T(u)) and the consistency is 0."""
+    torch.manual_seed(seed)
+    network = Pointwise()
+    regularizer = build("mireg", facts_of(network_of()), {**OWN, "mi": {"weight": 0.0}})
+
+    def forward(x, taps):
+        features = network.layer(x)
+        return network.classifier(features), [features for _ in taps]
+
+    view = random_views(seed=seed)[0]
+    step = step_of(network_of(), regularizer, (view, view), seed=seed)
+    outcome = regularizer(type(step)(**{**vars(step), "student": forward}))
+    assert outcome.terms["consistency"] == 0
+
+
+def test_a_network_that_is_not_equivariant_is_inconsistent_under_flips_only():
+    network = network_of()
+    view = random_views()[0]
+    for axes, equal in [((), True), ((0, 1, 2), False)]:
+        regularizer = build("mireg", facts_of(network, mirror_axes=axes), {**OWN, "mi": {"weight": 0.0}})
+        term = regularizer(step_of(network, regularizer, (view, view), seed=1)).terms["consistency"]
+        assert bool(term == 0) is equal
+
+
+def test_row06_global_pooling_is_dead_under_instance_norm_and_regional_pooling_is_not():
+    """mi_bim.md 1.6-b and 3.2: the mean of a normalised feature map hardly differs between images."""
+    network = network_of()
+    images = torch.cat([random_views(seed=seed)[0] for seed in range(8)])
+    _, (bottleneck,) = forward_with_features(network, images, (0,))
+    spreads = []
+    for grid in (1, 4):
+        regularizer = build("mireg", facts_of(network), {"mi": {"grid": grid}})
+        pooled = regularizer._pooled(bottleneck).movedim(1, -1).flatten(0, -2)
+        spreads.append(float(pooled.std(dim=0).mean()))
+    assert spreads[1] > 3 * spreads[0]
+
+
+@pytest.mark.parametrize("source", ["own", "ema"])
+def test_mutual_information_rises_with_heads_in_adamw(source):
+    """The heads' own optimiser brings the MI terms to life; under nnU-Net's SGD they stay near 0."""
+    network = network_of()
+    regularizer = build("mireg", facts_of(network), {"teacher": {"source": source}, "consistency": {"weight": 0.0}})
+    optimizer = torch.optim.AdamW([*regularizer.parameters(), *network.parameters()], lr=5e-3)
+    nats = {}
+    for step in range(60):
+        outcome = regularizer(step_of(network, regularizer, random_views(seed=step % 4), seed=step))
+        optimizer.zero_grad()
+        sum(outcome.terms.values()).backward()
+        optimizer.step()
+        nats[step] = {name: float(value) for name, value in outcome.signs.items() if name.endswith("nats")}
+    for name in nats[0]:
+        assert nats[59][name] > max(0.1, 10 * nats[0][name]), name
+        assert nats[59][name] <= math.log(regularizer.settings.mi.clusters)
+
+
+def test_own_view_trains_both_branches_and_ema_only_the_student():
+    network = network_of()
+    own = build("mireg", facts_of(network), OWN)
+    ema = build("mireg", facts_of(network))
+    assert (own.gradient_views, own.ema_decay) == (2, None)
+    assert (ema.gradient_views, ema.ema_decay) == (1, 0.99)
+
+
+def test_windows_follow_the_spacing():
+    facts = facts_of(network_of(), spacing=(5.0, 1.0, 1.0))
+    regularizer = build("mireg", facts)
+    assert regularizer.settings.mi.radius == [0, 1, 1]
+    assert build("mireg", facts, {"mi": {"radius": [1, 2, 2]}}).settings.mi.radius == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("signs", "words"),
+    [
+        ({"mi_stage-1_entropy": 0.01}, "clusters of tap -1 have collapsed"),
+        ({"foreground": 0.0}, "predicts nothing"),
+        ({"foreground": 0.99}, "foreground almost everywhere"),
+        ({}, None),
+    ],
+)
+def test_alarms_are_plain_words(signs, words):
+    regularizer = build("mireg", facts_of(network_of()))
+    healthy = dict.fromkeys(regularizer.sign_names, 0.5)
+    alarms = regularizer.alarms(healthy | signs)
+    assert (words is None and alarms == []) or (len(alarms) == 1 and words in alarms[0])

@@ -1,0 +1,76 @@
+"""A step without a trainer: a small network of nnU-Net's, random views, a fixed generator."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_semisup.configuration.sources import merged, preset
+from nnunetv2_semisup.methods import methods, trainer_class
+from nnunetv2_semisup.networks.ema import make_teacher
+from nnunetv2_semisup.networks.features import Levels, forward_with_features
+from nnunetv2_semisup.regularizers.base import Facts, Regularizer, Step
+from tests.networks.networks import plain
+
+
+def facts_of(network: nn.Module, dim: int = 3, mirror_axes: tuple[int, ...] | None = None, **changes: Any) -> Facts:
+    values: dict[str, Any] = {
+        "levels": Levels.of(network),
+        "patch_size": (16,) * dim,
+        "spacing": (1.0,) * dim,
+        "batch_size": 2,
+        "has_regions": False,
+        "mirror_axes": tuple(range(dim)) if mirror_axes is None else mirror_axes,
+    }
+    return Facts(**(values | changes))
+
+
+def build(method: str, facts: Facts, changes: dict[str, Any] | None = None, seed: int = 0) -> Regularizer:
+    """The method's regularizer, from its preset with changes."""
+    trainer: Any = trainer_class(methods()[method])
+    (regularizer,) = trainer.regularizers
+    settings = trainer.settings_model().parse(merged(preset(method), changes or {}), origin="test")
+    torch.manual_seed(seed)
+    return regularizer(regularizer.resolve(settings, facts), facts)
+
+
+def step_of(
+    network: nn.Module,
+    regularizer: Regularizer,
+    views: tuple[Tensor, ...],
+    valid: Tensor | None = None,
+    teacher: nn.Module | None = None,
+    seed: int = 0,
+    reduce: Any = lambda joint: joint,
+) -> Step:
+    if regularizer.ema_decay is not None and teacher is None:
+        teacher = make_teacher(network)
+
+    def teach(x: Tensor, taps: Any) -> Any:
+        with torch.no_grad():
+            return forward_with_features(teacher, x, taps)
+
+    return Step(
+        views=views,
+        valid=valid,
+        student=partial(forward_with_features, network),
+        teacher=None if regularizer.ema_decay is None else teach,
+        generator=torch.Generator().manual_seed(seed),
+        reduce=reduce,
+    )
+
+
+def random_views(dim: int = 3, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two intensity draws of one smooth random image."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, 2, *[4] * dim, generator=generator)
+    image = nn.functional.interpolate(coarse, size=[16] * dim, mode="trilinear" if dim == 3 else "bilinear")
+    noise = [0.05 * torch.randn(image.shape, generator=generator) for _ in range(2)]
+    return image + noise[0], 1.1 * image + noise[1]
+
+
+def network_of(dim: int = 3, seed: int = 0, norm: bool = True) -> nn.Module:
+    return plain(dim, deep_supervision=False, norm=norm, seed=seed)

@@ -1,0 +1,61 @@
+"""Two gloo processes, each with half the samples, equal one process with all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_semisup.methods import methods, trainer_class
+from nnunetv2_semisup.networks.ema import make_teacher
+from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
+from tests.regularizers.toy_step import build, facts_of, network_of, random_views, step_of
+
+METHODS = [method for method, trainer in sorted(methods().items()) if trainer_class(trainer).regularizers]
+
+
+def gradients(method: str, samples: slice, wrap: bool) -> list[torch.Tensor]:
+    """One step as the engine does it: forwards beside the wrapper, one backward, one average."""
+    network = network_of()
+    rank = distributed.get_rank() if wrap else 0
+    regularizer = build(method, facts_of(network, mirror_axes=()), seed=rank)
+    broadcast(regularizer)
+    wrapped = DistributedDataParallel(network) if wrap else network
+    views = tuple(view[samples] for view in random_views(batch=4))
+    teacher = make_teacher(network_of(seed=1))
+    step = step_of(network, regularizer, views, teacher=teacher, reduce=summed)
+    terms = regularizer(step).terms
+    sum(regularizer.weights[name] * term for name, term in terms.items()).backward()
+    parameters = [*wrapped.parameters(), *regularizer.parameters()]
+    average_gradients(parameters)
+    return [p.grad.clone() for p in parameters if p.grad is not None]
+
+
+def work(rank: int, folder: str, method: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(gradients(method, slice(2 * rank, 2 * rank + 2), wrap=True), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_equal_one(tmp_path: Path, method: str):
+    multiprocessing.start_processes(work, (str(tmp_path), method), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    whole = gradients(method, slice(0, 4), wrap=False)
+    assert len(first) == len(whole) > 0
+    for a, b, expected in zip(first, second, whole, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_single_process_does_nothing():
+    x = torch.ones(3, requires_grad=True)
+    assert summed(x) is x
+    layer = nn.Linear(2, 2)
+    layer.weight.grad = torch.ones(2, 2)
+    average_gradients(layer.parameters())
+    assert torch.equal(layer.weight.grad, torch.ones(2, 2))
