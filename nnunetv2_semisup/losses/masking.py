@@ -5,6 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def check_mask(values: Tensor, mask: Tensor) -> None:
+    """Require a mask [B, 1, *S] for values [B, C, *S].
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if mask.shape != (values.shape[0], 1, *values.shape[2:]):
+        raise ValueError(f"the mask of maps {tuple(values.shape)} must be [B, 1, *S], got {tuple(mask.shape)}")
+
+
 def masked(values: Tensor, mask: Tensor | None) -> Tensor:
     """Values [B, C, *S] with 0 outside mask [B, 1, *S] (bool or 0/1), whatever stood there; None: all are valid.
 
@@ -13,7 +23,8 @@ def masked(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return values
-    return values.masked_fill(~_inside(values, mask), 0)
+    check_mask(values, mask)
+    return values.masked_fill(~mask.bool(), 0)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -24,11 +35,6 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return values.sum() / max(values.numel(), 1)
-    count = _inside(values, mask).sum() * values.shape[1]
-    return masked(values, mask).sum() / count.clamp_min(1)
-
-
-def _inside(values: Tensor, mask: Tensor) -> Tensor:
-    if mask.shape != (values.shape[0], 1, *values.shape[2:]):
-        raise ValueError(f"the mask of maps {tuple(values.shape)} must be [B, 1, *S], got {tuple(mask.shape)}")
-    return mask.bool()
+    total = masked(values, mask).sum()
+    count = mask.bool().sum() * values.shape[1]
+    return total / count.clamp_min(1)
