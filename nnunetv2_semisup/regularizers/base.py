@@ -111,6 +111,14 @@ class Regularizer(nn.Module, ABC):
         self.facts = facts
 
     @classmethod
+    def check(cls, settings: Any, n_levels: int) -> None:
+        """Refuse, before anything is written, settings that the network of the plans cannot meet. Default: none.
+
+        `n_levels` counts the network's levels, bottleneck and decoder stages. Raises SemiSupervisedError.
+        """
+        return
+
+    @classmethod
     def resolve(cls, settings: Any, facts: Facts) -> Any:
         """Settings with the method's own "auto" values replaced by numbers. Default: there are none."""
         return settings

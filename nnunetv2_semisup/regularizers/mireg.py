@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from nnunetv2_semisup.configuration.settings import Auto, Count, Section, SemiSupervisedSettings, Weight
 from nnunetv2_semisup.data.geometry import draw_geometry
+from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHeads, HeadKind
@@ -106,6 +107,16 @@ class MIReg(Regularizer):
                 for tap in self.taps
             }
         )
+
+    @classmethod
+    def check(cls, settings: MIRegSettings, n_levels: int) -> None:
+        """Refuse a tap that the network does not have."""
+        for tap in settings.mi.taps:
+            if not -n_levels < tap <= BOTTLENECK:
+                raise SemiSupervisedError(
+                    f"mi.taps = {settings.mi.taps} is not allowed for this network; allowed are 0 (bottleneck) and "
+                    f"{1 - n_levels} to -1 (decoder stages)"
+                )
 
     @classmethod
     def resolve(cls, settings: MIRegSettings, facts: Facts) -> MIRegSettings:

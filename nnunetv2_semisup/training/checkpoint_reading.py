@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ STOCK_KEYS = ("network_weights", "init_args", "trainer_name")
 """What makes a file an nnU-Net checkpoint: nothing can be predicted without these."""
 
 _scalar = np.float64(0).__reduce__()[0]
-ALLOWED = [
+ALLOWED: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
     (_scalar, "numpy._core.multiarray.scalar"),
@@ -40,13 +41,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SemiSupervisedError(
-            f"{path} holds more than tensors and plain values, so it is not read: {_first_sentence(error)}"
+            f"{path} holds more than tensors and plain values, so it is not read: {_culprit(error)}"
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise SemiSupervisedError(f"{path} is damaged: {_first_sentence(error)}") from None
     if not isinstance(checkpoint, dict) or not all(key in checkpoint for key in STOCK_KEYS):
         raise SemiSupervisedError(f"{path} is no nnU-Net checkpoint: it lacks one of {', '.join(STOCK_KEYS)}")
     return checkpoint
+
+
+def _culprit(error: pickle.UnpicklingError) -> str:
+    """What was refused, out of torch's page of advice."""
+    found = re.search(r"GLOBAL (\S+)|<class '(.+?)'>", str(error))
+    return next(filter(None, found.groups())) if found else _first_sentence(error)
 
 
 def _first_sentence(error: Exception) -> str:

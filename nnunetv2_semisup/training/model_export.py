@@ -85,13 +85,13 @@ def _write_model(
     for fold in tqdm(folds, desc="folds", disable=None):
         file = model_folder / f"fold_{fold}" / FINAL
         checkpoint = read_checkpoint(file)
-        section = checkpoint.get(SECTION)
-        if section is None:
+        if SECTION not in checkpoint:
             raise SemiSupervisedError(
                 f"{file} was written by {checkpoint['trainer_name']} and not by a trainer of nnunetv2_semisup; "
                 "stock nnU-Net shares it as it is: nnUNetv2_export_model_to_zip"
             )
-        _make_stock(checkpoint, weights, file)
+        section = checkpoint.pop(SECTION)
+        _make_stock(checkpoint, section["modules"], weights, file)
         epochs[fold] = checkpoint["current_epoch"]
         (staging / f"fold_{fold}").mkdir()
         torch.save(checkpoint, staging / f"fold_{fold}" / FINAL)
@@ -112,9 +112,8 @@ def _write_model(
     return str(checkpoint["init_args"]["configuration"])
 
 
-def _make_stock(checkpoint: dict[str, Any], weights: Weights, file: Path) -> None:
+def _make_stock(checkpoint: dict[str, Any], modules: dict[str, Any], weights: Weights, file: Path) -> None:
     """Turn a checkpoint of ours into one that nnU-Net's own trainer could have written, in place."""
-    modules = checkpoint.pop(SECTION)["modules"]
     if weights == "teacher":
         if "teacher" not in modules:
             raise SemiSupervisedError(f"{file} holds no teacher: its method has none; use --weights student")

@@ -60,6 +60,12 @@ def check_support(plans: Mapping[str, Any], configuration: str, device: torch.de
     refuse_unsupported_network(manager.network_arch_class_name)
 
 
+def number_of_levels(plans: Mapping[str, Any], configuration: str) -> int:
+    """Levels of the network of these plans, bottleneck and decoder stages."""
+    manager = PlansManager(dict(plans)).get_configuration(configuration)
+    return len(manager.network_arch_init_kwargs["strides"])
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a training reads and writes: known before nnU-Net's constructor runs."""

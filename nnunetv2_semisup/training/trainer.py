@@ -30,7 +30,7 @@ from nnunetv2_semisup.regularizers.base import Facts, Regularizer, Step
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
-from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases
+from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, number_of_levels
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
 from nnunetv2_semisup.visualization.run_log import plot_run_log
@@ -65,6 +65,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers:
             check_support(plans, configuration, device)
         self.requested = settings_for(self.settings_model(), self.method(), plans)
+        for regularizer in self.regularizers:
+            regularizer.check(self.requested, number_of_levels(plans, configuration))
         place = Place.of(type(self).__name__, plans, configuration, fold)
         need_unlabeled = bool(self.regularizers) and not place.is_finished
         self.cases = find_cases(place, plans, configuration, fold, self.requested, need_unlabeled)

@@ -1,0 +1,87 @@
+"""What is refused before a training touches the disk: one clear line, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.methods import methods
+from nnunetv2_semisup.training import preflight
+from tests.workspace import DATASET, Workspace
+
+
+def refused(workspace: Workspace, settings: dict[str, Any] | None = None, **options: Any) -> str:
+    """The message, after checking that it is one line and that nothing was written."""
+    results = workspace.root / "results"
+    before = sorted(results.rglob("*"))
+    with pytest.raises(SemiSupervisedError) as error:
+        workspace.trainer("nnUNetTrainerMIReg", settings, **{"plans_name": "bad", **options})
+    assert sorted(results.rglob("*")) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["nnUNet_preprocessed", "nnUNet_results"])
+def test_an_unset_variable(in_toy, monkeypatch, name):
+    monkeypatch.delenv(name)
+    assert f"export {name}=FOLDER" in refused(in_toy)
+
+
+def test_an_old_nnunet(in_toy, monkeypatch):
+    monkeypatch.setattr(preflight, "OLDEST_NNUNET", "99.0")
+    assert "pip install 'nnunetv2>=99.0'" in refused(in_toy)
+
+
+def test_a_results_folder_that_cannot_be_written(in_toy, monkeypatch):
+    """As root every folder is writable, so the operating system's answer is replaced."""
+    monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
+    assert "set nnUNet_results to a folder that you may write to" in refused(in_toy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mi": {"clusters": 1}}, "mi.clusters = 1 is not allowed; allowed is an integer >= 2"),
+        ({"mi": {"cluster": 5}}, "unknown setting mi.cluster"),
+        ({"mi": {"taps": [0, -2, -9]}}, "mi.taps"),
+        ({"method": "entropymin"}, "nnUNetv2_semisup plan -d"),
+        ({"data": {"split": "missing"}}, "nnUNetv2_semisup split"),
+    ],
+)
+def test_settings(in_toy, settings, words):
+    assert words in refused(in_toy, settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"1": {"labeled": ["labeled_000"], "unlabeled": [], "val": ["labeled_001"]}}, "fold"),
+        ({"0": {"labeled": ["nobody"], "unlabeled": [], "val": ["labeled_001"]}}, "nobody"),
+        ({"0": {"labeled": ["labeled_000"], "unlabeled": ["labeled_000"], "val": ["labeled_001"]}}, "labeled_000"),
+        ({"0": {"labeled": ["labeled_000"], "unlabeled": ["labeled_001"], "val": ["labeled_001"]}}, "labeled_001"),
+    ],
+)
+def test_split_files(in_toy, content, words):
+    (in_toy.dataset_folder / "splits_bad.json").write_text(json.dumps(content))
+    assert words in refused(in_toy, {"data": {"split": "bad"}})
+
+
+def test_data_preprocessed_for_other_plans(in_toy):
+    plans = in_toy.plans()
+    plans["configurations"]["3d_fullres"]["spacing"] = [9.0, 9.0, 9.0]
+    message = refused(in_toy, plans=plans)
+    assert "nnUNetv2_semisup preprocess" in message
+
+
+def test_every_trainer_accepts_training_and_data_settings(in_toy):
+    for name in methods().values():
+        settings = {"training": {"num_epochs": 7, "initial_lr": 0.005}, "data": {"batch_size": 1}}
+        trainer = in_toy.trainer(name, settings, plans_name="accepted")
+        trainer.initialize()
+        assert trainer.num_epochs == 7
+        assert trainer.optimizer.param_groups[0]["lr"] == 0.005
+        assert Path(trainer.output_folder).parts[-3] == DATASET
