@@ -414,7 +414,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def _case_lists(self) -> dict[str, list[str]]:
         labeled, val = self._split or self.do_split()
-        return {"labeled": list(labeled), "val": list(val), "unlabeled": list(self.cases.unlabeled)}
+        return {"labeled": [*map(str, labeled)], "val": [*map(str, val)], "unlabeled": list(self.cases.unlabeled)}
 
     def load_checkpoint(self, filename_or_checkpoint: str | dict[str, Any]) -> None:
         """nnU-Net's part, then ours. With --c other cases or settings than the run's are refused."""
