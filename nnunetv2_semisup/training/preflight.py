@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,10 +38,13 @@ def check_environment(plans: Mapping[str, Any]) -> None:
             )
     folder = Path(str(nnUNet_results)) / str(plans["dataset_name"])
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
         raise SemiSupervisedError(
-            f"cannot write to {existing}; set nnUNet_results to a folder that you may write to"
-        )
+            f"cannot write to {existing} ({error.strerror}); set nnUNet_results to a folder that you may write to"
+        ) from None
 
 
 def check_support(plans: Mapping[str, Any], configuration: str, device: torch.device) -> None:

@@ -37,8 +37,8 @@ def test_an_old_nnunet(in_toy, monkeypatch):
 
 
 def test_a_results_folder_that_cannot_be_written(in_toy, monkeypatch):
-    """As root every folder is writable, so the operating system's answer is replaced."""
-    monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
+    """/proc takes no file, also from root."""
+    monkeypatch.setenv("nnUNet_results", "/proc/nowhere")
     assert "set nnUNet_results to a folder that you may write to" in refused(in_toy)
 
 

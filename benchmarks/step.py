@@ -1,0 +1,169 @@
+"""Time and peak memory of a training step against the stock trainer, in one run, on nnU-Net's own plan.
+
+    python benchmarks/step.py -d 804 -c 3d_fullres -device cpu --rounds 3 -o docs/reference/results/step_cpu.csv
+
+nnUNet_preprocessed must hold the dataset, planned and with unlabelled cases. Every arm runs in a process of its own,
+in turn, `--rounds` times; medians are printed. "Samples" are patches through the network: labelled and unlabelled
+ones with gradient, and a teacher's without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FULL = {"schedule": {"warmup": 0.0, "ramp": 0.0}}
+OWN = {**FULL, "teacher": {"source": "own"}}
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "stock": ("nnUNetTrainer", {}),
+    "labeledonly": ("nnUNetTrainerLabeledOnly", {}),
+    "mireg": ("nnUNetTrainerMIReg", FULL),
+    "mireg, consistency only": ("nnUNetTrainerMIReg", {**FULL, "mi": {"weight": 0.0}}),
+    "mireg, own view": ("nnUNetTrainerMIReg", OWN),
+}
+
+
+def measure(arm: str, args: argparse.Namespace) -> dict[str, float]:
+    """Median seconds a step, samples a step, and peak bytes above what lies there before the first step."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    from nnunetv2_semisup.methods import trainer_class
+
+    name, settings = ARMS[arm]
+    folder = Path(os.environ["nnUNet_preprocessed"]) / maybe_convert_to_dataset_name(int(args.d))
+    plans = json.loads((folder / f"{args.p}.json").read_text()) | {"continue_training": False, "plans_name": "step"}
+    if name != "nnUNetTrainer":
+        plans["semisup"] = settings
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    device = torch.device(args.device)
+    cls = nnUNetTrainer if name == "nnUNetTrainer" else trainer_class(name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = cls(plans, args.c, 0, dataset_json, device)
+        trainer.on_train_start()
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+    batches = [next(trainer.dataloader_train) for _ in range(2)]
+    if hasattr(trainer, "_unlabeled_loader"):
+        ready = [next(trainer.dataloader_unlabeled) for _ in range(2)]
+        trainer.dataloader_unlabeled = _Cycle(ready)
+    before = _memory(device)
+    seconds = []
+    for step in range(args.warmup + args.steps):
+        start = time.perf_counter()
+        trainer.train_step(batches[step % 2])
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if step >= args.warmup:
+            seconds.append(time.perf_counter() - start)
+    samples = float(trainer.batch_size)
+    if name == "nnUNetTrainerMIReg":
+        unlabeled = trainer.settings.data.batch_size
+        samples += 2 * unlabeled
+    return {"seconds": statistics.median(seconds), "samples": samples, "bytes": _memory(device, peak=True) - before}
+
+
+class _Cycle:
+    """Batches that are there already: the loader has a benchmark of its own."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self._batches = batches
+        self._next = 0
+
+    def __next__(self) -> Any:
+        self._next += 1
+        return self._batches[self._next % len(self._batches)]
+
+
+def _memory(device: torch.device, peak: bool = False) -> float:
+    if device.type == "cuda":
+        if not peak:
+            torch.cuda.reset_peak_memory_stats()
+            return float(torch.cuda.memory_allocated())
+        return float(torch.cuda.max_memory_allocated())
+    if peak:
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(pages * resource.getpagesize())
+
+
+def in_a_process(arm: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as results:
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--arm", arm],
+            env=os.environ | {"nnUNet_n_proc_DA": "0", "nnUNet_results": results},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-d", required=True)
+    parser.add_argument("-c", default="3d_fullres")
+    parser.add_argument("-p", default="nnUNetPlans")
+    parser.add_argument("-device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.arm:
+        print(json.dumps(measure(args.arm, args)))
+        return
+    runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for _ in range(args.rounds):
+        for arm, measured in runs.items():
+            measured.append(in_a_process(arm))
+    medians = {
+        arm: {key: statistics.median(run[key] for run in measured) for key in measured[0]}
+        for arm, measured in runs.items()
+    }
+    base = medians["stock"]
+    rows = []
+    for arm, value in medians.items():
+        per_sample = value["seconds"] / value["samples"] / (base["seconds"] / base["samples"])
+        rows.append(
+            {
+                "arm": arm,
+                "samples a step": f"{value['samples']:.0f}",
+                "seconds a step": f"{value['seconds']:.3f}",
+                "step / stock": f"{value['seconds'] / base['seconds']:.2f}",
+                "per sample / stock": f"{per_sample:.2f}",
+                "peak MB above start": f"{value['bytes'] / 1e6:.0f}",
+                "peak / stock": f"{value['bytes'] / base['bytes']:.2f}",
+            }
+        )
+    print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(row.values()) + " |")
+    if args.output:
+        with args.output.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
