@@ -1,0 +1,127 @@
+"""Charts as inline SVG: no script, no file, and colours from the page, so that they read on light and on dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from matplotlib.ticker import MaxNLocator
+
+_WIDTH, _HEIGHT = 330, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 34
+_ROW, _NAMES = 24, 120
+
+CSS = """
+svg.chart { display: block; width: 100%; height: auto; font-size: 11px; }
+svg.chart text { fill: var(--muted); }
+svg.chart text.name { fill: var(--text); }
+svg.chart .grid { stroke: var(--line); stroke-width: 1; }
+svg.chart polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+svg.chart .join { stroke: var(--muted); stroke-width: 1.5; opacity: .5; }
+""" + "".join(
+    f"svg.chart polyline.s{i} {{ stroke: var(--series-{i}); }} svg.chart circle.s{i} {{ fill: var(--series-{i}); }}\n"
+    f".key.s{i}::before {{ background: var(--series-{i}); }}\n"
+    for i in range(4)
+)
+"""Style of the charts; the page defines --text, --muted, --line and --series-0 to --series-3."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: (x, y) points in order; points that are not finite are left out."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    color: int = 0
+    """Which of the page's four series colours."""
+
+
+def line_chart(series: Sequence[Series], *, label: str, x_label: str = "epoch") -> str:
+    """Lines over a common x; `label` says for screen readers what is drawn. One sentence where there is no point."""
+    points = [point for line in series for point in line.points if math.isfinite(point[1])]
+    if not points:
+        return "<p class='empty'>no value was logged</p>"
+    x_ticks = _ticks([x for x, _ in points], whole=True)
+    y_ticks = _ticks([y for _, y in points])
+    x_scale = _Scale(min(x for x, _ in points), max(x for x, _ in points), _LEFT, _WIDTH - _RIGHT)
+    y_scale = _Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = []
+    for tick in y_ticks:
+        y = y_scale(tick)
+        parts.append(f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
+        parts.append(f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{tick:.4g}</text>")
+    for tick in x_ticks:
+        if x_scale.low <= tick <= x_scale.high:
+            parts.append(
+                f"<text x='{x_scale(tick):.1f}' y='{_HEIGHT - _BOTTOM + 15}' text-anchor='middle'>{tick:g}</text>"
+            )
+    parts.append(f"<text x='{_WIDTH - _RIGHT}' y='{_HEIGHT - 4}' text-anchor='end'>{escape(x_label)}</text>")
+    for line in series:
+        finite = [(x, y) for x, y in line.points if math.isfinite(y)]
+        if len(finite) == 1:
+            x, y = finite[0]
+            parts.append(f"<circle class='s{line.color}' r='3' cx='{x_scale(x):.1f}' cy='{y_scale(y):.1f}'/>")
+            continue
+        path = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in finite)
+        parts.append(f"<polyline class='s{line.color}' points='{path}'><title>{escape(line.name)}</title></polyline>")
+    return _svg(_WIDTH, _HEIGHT, label, parts)
+
+
+def paired_dots(cases: Sequence[str], values: Mapping[str, Sequence[float]], *, label: str) -> str:
+    """One row a case: a dot for each method's value (0 to 1), joined by a line. Not finite values are left out."""
+    finite = [value for row in values.values() for value in row if math.isfinite(value)]
+    low = math.floor(min(finite, default=0) * 10) / 10
+    width, height = 2 * _WIDTH, _TOP + _ROW * len(cases) + _BOTTOM
+    scale = _Scale(low, 1.0, _NAMES, width - 2 * _RIGHT)
+    parts = []
+    for tick in _ticks([low, 1.0]):
+        x = scale(tick)
+        if low <= tick <= 1:
+            parts.append(f"<line class='grid' x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' y2='{height - _BOTTOM}'/>")
+            parts.append(f"<text x='{x:.1f}' y='{height - _BOTTOM + 15}' text-anchor='middle'>{tick:.4g}</text>")
+    for row, case in enumerate(cases):
+        y = _TOP + _ROW * (row + 0.5)
+        parts.append(f"<text class='name' x='{_NAMES - 12}' y='{y + 4}' text-anchor='end'>{escape(case)}</text>")
+        dots = [(color, name, v[row]) for color, (name, v) in enumerate(values.items()) if math.isfinite(v[row])]
+        if len(dots) > 1:
+            ends = [scale(value) for _, _, value in dots]
+            parts.append(f"<line class='join' x1='{min(ends):.1f}' x2='{max(ends):.1f}' y1='{y}' y2='{y}'/>")
+        for color, name, value in dots:
+            mark = f"<title>{escape(case)}, {escape(name)}: {value:.3f}</title>"
+            parts.append(f"<circle class='s{color}' r='5.5' cx='{scale(value):.1f}' cy='{y}'>{mark}</circle>")
+    return _svg(width, height, label, parts)
+
+
+def legend(names: Sequence[str]) -> str:
+    """The names beside their series colours."""
+    return (
+        "<p class='legend'>"
+        + " ".join(f"<span class='key s{i}'>{escape(n)}</span>" for i, n in enumerate(names))
+        + "</p>"
+    )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From [low, high] to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Pixel of a value; the middle where the range is empty."""
+        share = 0.5 if self.high == self.low else (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def _ticks(values: Sequence[float], whole: bool = False) -> list[float]:
+    return [float(tick) for tick in MaxNLocator(nbins=5, integer=whole).tick_values(min(values), max(values))]
+
+
+def _svg(width: int, height: int, label: str, parts: Sequence[str]) -> str:
+    box = f"viewBox='0 0 {width} {height}' role='img' aria-label='{escape(label, quote=True)}'"
+    return f"<svg class='chart' {box}>{''.join(parts)}</svg>"

@@ -1,0 +1,98 @@
+"""One HTML file that holds everything it shows: no script, no font, no picture from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from nnunetv2_semisup.visualization import charts
+
+_CSS = """
+:root {
+  color-scheme: light dark;
+  --page: #ffffff; --surface: #f3f5f7; --text: #1a1f24; --muted: #5c6770; --line: #d9dee3; --accent: #0b6e82;
+  --series-0: #8a949d; --series-1: #0b7f97; --series-2: #c2571a; --series-3: #7a4fb5;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #14181b; --surface: #1d2327; --text: #e7eaec; --muted: #9aa5ad; --line: #333b41; --accent: #58c5da;
+    --series-0: #8f9aa3; --series-1: #47c1da; --series-2: #f0975c; --series-3: #b998ea;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.55 system-ui, "Segoe UI", sans-serif; }
+main { max-width: 1060px; margin: 0 auto; padding: 3rem 1.25rem 4rem; }
+h1, h2 { letter-spacing: -.015em; text-wrap: balance; }
+h1 { font-size: clamp(1.7rem, 4.2vw, 2.5rem); line-height: 1.15; margin: 0 0 .8rem; }
+h2 { font-size: 1.25rem; margin: 3rem 0 .6rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+h3 { font-size: .95rem; margin: 1.6rem 0 .5rem; }
+p, ul { max-width: 72ch; }
+.lead { font-size: 1.1rem; color: var(--muted); }
+.small, figcaption, .legend { font-size: .86rem; color: var(--muted); }
+code, pre { font-family: ui-monospace, "Cascadia Code", Menlo, monospace; font-size: .84rem; }
+pre { background: var(--surface); padding: 1rem 1.1rem; border-radius: 6px; overflow-x: auto; line-height: 1.6; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
+th, td { text-align: right; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { color: var(--muted); font-weight: 500; font-size: .86rem; }
+td.best { font-weight: 650; color: var(--accent); }
+.grid { display: grid; gap: 1.4rem 1.6rem; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); }
+.strip { display: grid; gap: .6rem; grid-template-columns: repeat(4, minmax(120px, 240px)); overflow-x: auto; }
+figure { margin: 0; }
+figure img { display: block; width: 100%; border-radius: 4px; background: #000; }
+figcaption { padding-top: .25rem; }
+.key { display: inline-block; margin-right: 1.2rem; }
+.key::before { content: ""; display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .45em; }
+.key.label::before { background: var(--key); border-radius: 2px; }
+details { margin: 1.2rem 0; }
+summary { cursor: pointer; color: var(--accent); }
+"""
+
+
+def html_page(title: str, body: Sequence[str]) -> str:
+    """The whole document around the parts of its body, which are HTML."""
+    return (
+        "<!DOCTYPE html>\n"
+        "<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        # An inline icon, or the browser asks the server for one.
+        "<link rel='icon' href='data:,'>"
+        f"<title>{escape(title)}</title><style>{_CSS}{charts.CSS}</style></head>\n"
+        f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
+    )
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """A paragraph of plain text; `kind` is one of the page's classes, e.g. "lead" or "small"."""
+    return f"<p class='{kind}'>{escape(text)}</p>" if kind else f"<p>{escape(text)}</p>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[Sequence[bool]] | None = None) -> str:
+    """A table of plain text, its first column on the left; cells marked `best` [rows, columns] stand out."""
+    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in header)
+    lines = []
+    for i, row in enumerate(rows):
+        marks = best[i] if best else [False] * len(row)
+        cells = "".join(
+            f"<td class='best'>{escape(cell)}</td>" if mark else f"<td>{escape(cell)}</td>"
+            for cell, mark in zip(row, marks, strict=True)
+        )
+        lines.append(f"<tr>{cells}</tr>")
+    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+
+
+def figure(picture: str, caption: str, description: str) -> str:
+    """A picture (data URI) with its caption; `description` is what a screen reader says."""
+    return (
+        f"<figure><img src='{picture}' alt='{escape(description)}'><figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def color_key(names: Sequence[str], colors: Sequence[tuple[int, int, int]]) -> str:
+    """Names beside their RGB colours."""
+    keys = (
+        f"<span class='key label' style='--key: rgb{color}'>{escape(name)}</span>"
+        for name, color in zip(names, colors, strict=True)
+    )
+    return f"<p class='legend'>{''.join(keys)}</p>"
