@@ -129,6 +129,8 @@ def preprocess_unlabeled(
         if earlier and earlier.status == "done" and earlier.origin == case.origin:
             same = present.issuperset(case_files(identifier)) and is_same(case, earlier)
             if same and not overwrite:
+                if earlier.source != case.source or earlier.modified != case.modified:
+                    records[identifier] = replace(earlier, source=case.source, modified=case.modified)
                 outcome.skipped.append(identifier)
                 continue
             if not same and earlier.source != case.source and Path(earlier.source[0]).exists():

@@ -20,7 +20,7 @@ def run_in_processes(
 
     The result is None where the process died at the task (killed, out of memory); another takes its place. Tasks are
     taken one by one, so memory does not grow with their number. Leaving the loop early, by an exception too, ends the
-    processes; if this process is killed, they end by themselves.
+    processes; if this process is killed, they end by themselves. Only for the main thread.
 
     Args:
         function: picklable; it must not raise.
@@ -66,7 +66,12 @@ def _start(function: Callable[[Task], Result]) -> tuple[SpawnProcess, Connection
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-    process.start()
+    # Ctrl-C reaches the whole process group. This process ends the others; they inherit that they ignore it.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     theirs.close()
     return process, ours
 
@@ -79,8 +84,6 @@ def _send(connection: Connection, task: object) -> None:
 
 
 def _serve(connection: Connection, function: Callable[[Task], Result]) -> None:
-    # Ctrl-C reaches the whole process group: the parent decides, and ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while True:
             connection.send(function(connection.recv()))
