@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType, ModuleType
-from typing import NoReturn
+from types import ModuleType
 
 import nnunetv2_semisup
 from nnunetv2_semisup import cli
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.termination import sigterm_unwinds
 
 PROGRAM = "nnUNetv2_semisup"
 
@@ -53,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGTERM becomes SystemExit(143), so that `finally` blocks run and nothing is left half-written.
     """
     args = build_parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        return args.run(args) or 0
+        with sigterm_unwinds():
+            return args.run(args) or 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:
@@ -69,10 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, status: int) -> int:
     print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signal_number)
 
 
 if __name__ == "__main__":

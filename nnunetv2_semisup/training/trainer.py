@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +25,7 @@ from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
 from nnunetv2_semisup.networks.features import Levels, forward_with_features, unwrapped
 from nnunetv2_semisup.regularizers.base import Facts, Regularizer, Step
+from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
@@ -455,7 +454,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def run_training(self) -> None:
         """nnU-Net's loop. However it ends, no worker process stays."""
-        with _terminate_with_exception():
+        with sigterm_unwinds():
             try:
                 super().run_training()
             finally:
@@ -464,23 +463,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                 for loader in (self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val):
                     if loader is not None:
                         stop_loader(loader)
-
-
-@contextmanager
-def _terminate_with_exception() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that workers are stopped, instead of ending this process on the spot."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _choose_blur_by_size(labeled: Any) -> None:

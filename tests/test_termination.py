@@ -1,0 +1,40 @@
+"""SIGTERM unwinds this process and ends its forked children at once."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from nnunetv2_semisup.termination import sigterm_unwinds
+
+pytestmark = pytest.mark.fast
+
+
+def test_sigterm_unwinds_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned = []
+    with pytest.raises(SystemExit) as left, sigterm_unwinds():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+    assert left.value.code == 143
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _wait_without_bytecodes() -> None:
+    multiprocessing.Event().wait()
+
+
+def test_forked_children_have_the_default_action():
+    with sigterm_unwinds():
+        child = multiprocessing.get_context("fork").Process(target=_wait_without_bytecodes)
+        child.start()
+        time.sleep(0.2)
+        child.terminate()
+        child.join(10)
+    assert child.exitcode == -signal.SIGTERM
