@@ -16,19 +16,21 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 
 from nnunetv2_semisup.cli.main import main
+from nnunetv2_semisup.cli.trainers import extension_folder
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.methods import trainer_class
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.model_export import FINAL, RECORD, export_model
 from tests.workspace import DATASET, TINY
 
-PREDICT_WITHOUT_PLUGIN = """
+HIDE_PLUGIN = """
 import sys
 class Hidden:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "nnunetv2_semisup":
             raise ModuleNotFoundError(f"{name} is hidden", name=name)
 sys.meta_path.insert(0, Hidden())
+"""
+PREDICT = """
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
 predict_entry_point_modelfolder()
 """
@@ -74,48 +76,27 @@ def refuse(match: str, model: Path, target: Path, *flags: str, capsys: pytest.Ca
     assert sorted(target.parent.iterdir()) == before
 
 
-@pytest.mark.parametrize("weights", ["student", "teacher"])
-def test_predictions_without_the_plugin_are_identical(toy, mireg: Path, weights: str, tmp_path: Path):
-    images = toy.root / "raw" / DATASET / "imagesTs"
-    exported = tmp_path / "exported"
-    assert main(["export", "-m", str(mireg), "-o", str(exported), "--weights", weights]) == 0
-
-    command = [sys.executable, "-c", PREDICT_WITHOUT_PLUGIN, "-m", exported, "-f", "0", "-i", images, "-o", tmp_path]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
-    environment["OMP_NUM_THREADS"] = "1"
+def predict(model: Path, images: Path, target: Path, environment: dict[str, str], program: str) -> None:
+    """Stock prediction on the CPU, in a process of its own, with probabilities."""
+    command = [sys.executable, "-c", program, "-m", model, "-f", "0", "-i", images, "-o", target]
     flags = ["-device", "cpu", "-npp", "1", "-nps", "1", "--save_probabilities"]
     subprocess.run([*map(str, command), *flags], env=environment, capture_output=True, check=True)
 
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    checkpoint = torch.load(mireg / "fold_0" / FINAL, map_location="cpu", weights_only=False)
-    modules = checkpoint["semisup"]["modules"]
-    parameters = checkpoint["network_weights"] if weights == "student" else modules["teacher"]
-    plans, dataset = (json.loads((mireg / name).read_text()) for name in ("plans.json", "dataset.json"))
-    ours = trainer_class("nnUNetTrainerMIReg")
-    network, manager = _network(ours, plans, dataset)
-    predictor.manual_initialization(
-        network, manager, manager.get_configuration(CONFIGURATION), [parameters], dataset, ours.__name__, (0, 1, 2)
-    )
-    predictor.allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-    (tmp_path / "ours").mkdir()
-    predictor.predict_from_files_sequential(str(images), str(tmp_path / "ours"), save_probabilities=True)
+
+def test_predictions_without_the_plugin_are_identical(toy, mireg: Path, tmp_path: Path):
+    images = toy.root / "raw" / DATASET / "imagesTs"
+    assert main(["export", "-m", str(mireg), "-o", str(tmp_path / "exported")]) == 0
+    bare = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
+    with_plugin = bare | {"nnUNet_extTrainer": str(extension_folder())}
+
+    predict(mireg, images, tmp_path / "ours", with_plugin, PREDICT)
+    predict(tmp_path / "exported", images, tmp_path / "theirs", bare, HIDE_PLUGIN + PREDICT)
 
     files = sorted((tmp_path / "ours").glob("*.npz"))
     assert files
     for file in files:
-        theirs = np.load(tmp_path / file.name)["probabilities"]
+        theirs = np.load(tmp_path / "theirs" / file.name)["probabilities"]
         assert np.array_equal(np.load(file)["probabilities"], theirs)
-
-
-def _network(trainer, plans, dataset):
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(CONFIGURATION)
-    channels = determine_num_input_channels(manager, configuration, dataset)
-    outputs = manager.get_label_manager(dataset).num_segmentation_heads
-    return trainer.build_network_architecture(manager, configuration, channels, outputs, False), manager
 
 
 def test_the_export_holds_stock_keys_only(mireg: Path, tmp_path: Path):
