@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from nnunetv2_semisup.data.folders import read_json, write_json, written_regularly
 from nnunetv2_semisup.data.raw_cases import Files
-from nnunetv2_semisup.data.workers import run_in_processes
+from nnunetv2_semisup.data.workers import Workers
 
 _CHUNK = 1 << 20
 
@@ -90,7 +90,7 @@ class VoxelHasher:
         return voxel_hash(images)
 
 
-def known_voxels(cases: Mapping[str, Files], reader: str, cache: Path, num_processes: int) -> dict[str, str]:
+def known_voxels(cases: Mapping[str, Files], reader: str, cache: Path, workers: Workers) -> dict[str, str]:
     """Names of `cases` by the hash of their voxels. Each is read once: the hashes are kept in the file `cache`.
 
     Killed in the middle, a second call goes on where the first one was. A case that cannot be read is left out.
@@ -100,7 +100,7 @@ def known_voxels(cases: Mapping[str, Files], reader: str, cache: Path, num_proce
     missing = [(name, files) for name, files in cases.items() if kept.get(name, {}).get("stamp") != stamps[name]]
     if missing:
         with written_regularly(lambda: write_json(kept, cache)) as changed:
-            results = run_in_processes(VoxelHasher(reader), missing, num_processes)
+            results = workers.run(VoxelHasher(reader), missing)
             for (name, _), found in tqdm(results, "Hashing labelled and test images", len(missing), disable=None):
                 if found:
                     kept[name] = {"stamp": stamps[name], "voxel_hash": found}

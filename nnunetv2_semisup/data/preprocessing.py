@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from nnunetv2_semisup.data.manifest import (
     unlabeled_folder,
     write_cases,
 )
-from nnunetv2_semisup.data.workers import run_in_processes
+from nnunetv2_semisup.data.workers import Workers
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 _LITTLE_SPACE = 1 << 26
@@ -108,65 +108,84 @@ def preprocess_unlabeled(
             f"nnUNetv2_semisup preprocess -d {dataset_option(dataset_folder.name)} -c {configuration} "
             f"-p {plans['plans_name']} --overwrite"
         )
-    place.folder.mkdir(exist_ok=True)
     outcome = Outcome(place.folder)
-    known: dict[str, str] = {}
-    if any(case.origin == "unlabelled" for case in (inventory.cases | before).values()):
-        cache = dataset_folder / "labeled_voxel_hashes.json"
-        known = known_voxels(inventory.protected, plans["image_reader_writer"], cache, num_processes)
-    if part is None:
-        _settle(before, inventory, known, target, place.folder)
-        records = before
-    else:
-        records = read_cases(place.manifest) if place.manifest.exists() else {}
-
-    chosen = inventory.cases.items() if part is None else islice(inventory.cases.items(), part[0] - 1, None, part[1])
-    wanted = {identifier: replace(case, preprocessing_hash=target) for identifier, case in chosen}
-    todo = {}
-    present = set(os.listdir(place.folder))
-    for identifier, case in wanted.items():
-        earlier = before.get(identifier)
-        if earlier and earlier.status == "done" and earlier.origin == case.origin:
-            same = present.issuperset(case_files(identifier)) and is_same(case, earlier)
-            if same and not overwrite:
-                if earlier.source != case.source or earlier.modified != case.modified:
-                    records[identifier] = replace(earlier, source=case.source, modified=case.modified)
-                outcome.skipped.append(identifier)
-                continue
-            if not same and earlier.source != case.source and Path(earlier.source[0]).exists():
-                _refuse(outcome, case, f"{earlier.source[0]} has the same identifier; rename one of them")
-                continue
-        todo[identifier] = case
-
-    records.update(todo)
-    write_cases(records, place.manifest)
-    if part is None:
-        for file in part_files(dataset_folder, place.data_identifier).values():
-            file.unlink()
-    by_voxels = {case.voxel_hash: identifier for identifier, case in before.items() if _takes_part(case)}
-    with _empty_folder(place.unfinished), written_regularly(lambda: write_cases(records, place.manifest)) as changed:
+    place.folder.mkdir(exist_ok=True)
+    with _empty_folder(place.unfinished), Workers(num_processes) as workers:
+        known: dict[str, str] = {}
+        if any(case.origin == "unlabelled" for case in (inventory.cases | before).values()):
+            cache = dataset_folder / "labeled_voxel_hashes.json"
+            known = known_voxels(inventory.protected, plans["image_reader_writer"], cache, workers)
+        if part is None:
+            _settle(before, inventory, known, target, place.folder)
+            records = before
+        else:
+            records = read_cases(place.manifest) if place.manifest.exists() else {}
+        chosen = islice(inventory.cases.items(), *((0, None) if part is None else (part[0] - 1, None, part[1])))
+        wanted = {identifier: replace(case, preprocessing_hash=target) for identifier, case in chosen}
+        todo = _skip_finished(wanted, before, records, place.folder, overwrite, outcome)
+        records.update(todo)
+        write_cases(records, place.manifest)
+        if part is None:
+            for file in part_files(dataset_folder, place.data_identifier).values():
+                file.unlink()
         job = CasePreprocessor(
             plans, configuration, dataset_json, place.folder, place.unfinished, known, reuse=not overwrite
         )
-        with closing(run_in_processes(job, todo.items(), num_processes)) as results:
+        by_voxels = {case.voxel_hash: identifier for identifier, case in before.items() if _takes_part(case)}
+        with written_regularly(lambda: write_cases(records, place.manifest)) as changed:
+            results = workers.run(job, todo.items())
             for (identifier, case), result in tqdm(results, f"Preprocessing {configuration}", len(todo), disable=None):
-                case = result or replace(
+                records[identifier] = result or replace(
                     case, status="refused", note="its process died, perhaps for lack of memory; try a smaller -np"
                 )
-                records[identifier] = case
-                if case.status == "refused":
-                    if shutil.disk_usage(place.folder).free < max(case.size, _LITTLE_SPACE):
-                        raise SemiSupervisedError(
-                            f"no space left for {place.folder}; make room and type the same command again, it goes on"
-                        )
-                    _refuse(outcome, case, case.note)
-                else:
-                    outcome.made.append(identifier)
-                    if case.note:
-                        _say(f"{case.source[0]}: warning: {case.note}")
-                    _refuse_twin(identifier, records, by_voxels, place.folder, outcome)
+                _report(identifier, records, by_voxels, outcome)
                 changed()
     return outcome
+
+
+def _skip_finished(
+    wanted: dict[str, Case],
+    before: dict[str, Case],
+    records: dict[str, Case],
+    folder: Path,
+    overwrite: bool,
+    outcome: Outcome,
+) -> dict[str, Case]:
+    """The wanted cases that are to be made; `records` learn where the images of finished ones have moved to."""
+    present = set(os.listdir(folder))
+    todo = {}
+    for identifier, case in wanted.items():
+        earlier = before.get(identifier)
+        if earlier is None or earlier.status != "done" or earlier.origin != case.origin:
+            todo[identifier] = case
+            continue
+        same = present.issuperset(case_files(identifier)) and is_same(case, earlier)
+        if same and not overwrite:
+            if (earlier.source, earlier.modified) != (case.source, case.modified):
+                records[identifier] = replace(earlier, source=case.source, modified=case.modified)
+            outcome.skipped.append(identifier)
+        elif not same and earlier.source != case.source and Path(earlier.source[0]).exists():
+            _refuse(outcome, case, f"{earlier.source[0]} has the same identifier; rename one of them")
+        else:
+            todo[identifier] = case
+    return todo
+
+
+def _report(identifier: str, records: dict[str, Case], by_voxels: dict[str, str], outcome: Outcome) -> None:
+    """Take a case that was just made, or refused, into the outcome, and tell what is unusual."""
+    case = records[identifier]
+    if case.status == "refused":
+        if shutil.disk_usage(outcome.folder).free < max(case.size, _LITTLE_SPACE):
+            raise SemiSupervisedError(
+                f"no space left for {outcome.folder}; make room and type the same command again, it goes on"
+            )
+        _refuse(outcome, case, case.note)
+        return
+    outcome.made.append(identifier)
+    if case.note:
+        _say(f"{case.source[0]}: warning: {case.note}")
+    if _takes_part(case):
+        _refuse_twin(identifier, records, by_voxels, outcome)
 
 
 def _settle(
@@ -180,22 +199,20 @@ def _settle(
             _say(f"{identifier} is now {protected}: removed from the unlabelled cases")
         elif identifier in inventory.cases:
             continue
+        elif case.source[0] in inventory.faults:
+            pass  # It was named among the faults.
         elif case.status == "done" and case.preprocessing_hash != target:
             _say(f"{identifier} was preprocessed for other plans and is not among the given images: removed")
         elif case.status == "done" and present.issuperset(case_files(identifier)):
             continue
         elif all(Path(file).exists() for file in case.source):
-            continue
+            continue  # Of another folder than those given now: it is still to be made.
         del records[identifier]
         remove_case(identifier, folder)
 
 
-def _refuse_twin(
-    identifier: str, records: dict[str, Case], by_voxels: dict[str, str], folder: Path, outcome: Outcome
-) -> None:
+def _refuse_twin(identifier: str, records: dict[str, Case], by_voxels: dict[str, str], outcome: Outcome) -> None:
     """Of two unlabelled cases with the same voxels keep the first by name, whichever was finished first."""
-    if not _takes_part(records[identifier]):
-        return
     other = by_voxels.setdefault(records[identifier].voxel_hash, identifier)
     if other == identifier:
         return
@@ -204,7 +221,7 @@ def _refuse_twin(
     if twin not in records:  # It belongs to another part of the job array.
         kept, twin = twin, kept
     records[twin] = replace(records[twin], status="refused", note=f"its voxels are those of the case {kept}")
-    remove_case(twin, folder)
+    remove_case(twin, outcome.folder)
     if twin in outcome.made:
         outcome.made.remove(twin)
     _refuse(outcome, records[twin], f"{records[twin].note}; remove one of them")

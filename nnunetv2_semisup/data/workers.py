@@ -3,69 +3,83 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def run_in_processes(
-    function: Callable[[Task], Result], tasks: Iterable[Task], num_processes: int
-) -> Generator[tuple[Task, Result | None]]:
-    """Call `function` on every task in spawned processes; yields (task, result) as they finish.
+class Workers:
+    """Spawned processes that outlive one `run`. A context manager: leaving it, by an exception too, ends them.
 
-    The result is None where the process died at the task (killed, out of memory); another takes its place. Tasks are
-    taken one by one, so memory does not grow with their number. Leaving the loop early, by an exception too, ends the
-    processes; if this process is killed, they end by themselves. Only for the main thread.
-
-    Args:
-        function: picklable; it must not raise.
-        tasks: picklable.
-        num_processes: at least 1.
+    They start as they are needed. If this process is killed they end by themselves. Only for the main thread.
     """
-    waiting = iter(tasks)
-    busy: dict[Connection, tuple[SpawnProcess, Task]] = {}
-    idle: list[tuple[SpawnProcess, Connection]] = []
-    try:
+
+    def __init__(self, num_processes: int) -> None:
+        """Args: `num_processes`, at least 1."""
+        self._num_processes = num_processes
+        self._busy: dict[Connection, tuple[SpawnProcess, Any]] = {}
+        self._idle: list[tuple[SpawnProcess, Connection]] = []
+
+    def __enter__(self) -> Self:
+        """Start nothing yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the processes, whatever they are at."""
+        processes = [(process, connection) for connection, (process, _) in self._busy.items()] + self._idle
+        for process, connection in processes:
+            process.terminate()
+            connection.close()
+        for process, _ in processes:
+            process.join()
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | None]]:
+        """Call `function` on every task; yields (task, result) as they finish.
+
+        The result is None where the process died at the task (killed, out of memory); another takes its place. Tasks
+        are taken one by one, so memory does not grow with their number. Not to be left before the last one.
+
+        Args:
+            function: picklable, sent with every task; it must not raise.
+            tasks: picklable.
+        """
+        waiting = iter(tasks)
         while True:
-            while len(busy) < num_processes:
+            while len(self._busy) < self._num_processes:
                 try:
                     task = next(waiting)
                 except StopIteration:
                     break
-                process, connection = idle.pop() if idle else _start(function)
-                busy[connection] = (process, task)
-                _send(connection, task)
-            if not busy:
+                process, connection = self._idle.pop() if self._idle else _start()
+                self._busy[connection] = (process, task)
+                _send(connection, (function, task))
+            if not self._busy:
                 return
-            for ready in wait(list(busy)):
+            for ready in wait(list(self._busy)):
                 assert isinstance(ready, Connection)
-                process, task = busy.pop(ready)
+                process, task = self._busy.pop(ready)
                 result = None
                 try:
                     result = ready.recv()
-                    idle.append((process, ready))
+                    self._idle.append((process, ready))
                 except (EOFError, ConnectionError):
                     ready.close()
                     process.join()
                 yield task, result
-    finally:
-        remaining = [(process, connection) for connection, (process, _) in busy.items()] + idle
-        for process, connection in remaining:
-            process.terminate()
-            connection.close()
-        for process, _ in remaining:
-            process.join()
 
 
-def _start(function: Callable[[Task], Result]) -> tuple[SpawnProcess, Connection]:
+def _start() -> tuple[SpawnProcess, Connection]:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
     # Ctrl-C reaches the whole process group. This process ends the others; they inherit that they ignore it.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -76,16 +90,17 @@ def _start(function: Callable[[Task], Result]) -> tuple[SpawnProcess, Connection
     return process, ours
 
 
-def _send(connection: Connection, task: object) -> None:
+def _send(connection: Connection, message: object) -> None:
     try:
-        connection.send(task)
+        connection.send(message)
     except ConnectionError:
         pass  # The process died at its start; reading from it says so.
 
 
-def _serve(connection: Connection, function: Callable[[Task], Result]) -> None:
+def _serve(connection: Connection) -> None:
     try:
         while True:
-            connection.send(function(connection.recv()))
+            function, task = connection.recv()
+            connection.send(function(task))
     except (EOFError, ConnectionError):
         return

@@ -5,9 +5,16 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_semisup.data.leakage import content_hash, equal_content, known_voxels, stamp, voxel_hash
+from nnunetv2_semisup.data.workers import Workers
 from tests.data.copies import noise, write_image
 
 pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def workers():
+    with Workers(1) as workers:
+        yield workers
 
 
 def write(folder, **contents):
@@ -68,7 +75,7 @@ def test_voxel_hash_follows_values_and_shape():
     assert len({voxel_hash(image), voxel_hash(other), voxel_hash(image.reshape(1, 6, 4, 8))}) == 3
 
 
-def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_path):
+def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_path, workers):
     one, two, broken = (tmp_path / f"{name}.nii.gz" for name in ("one", "two", "broken"))
     write_image(one, noise(1))
     write_image(two, noise(2))
@@ -80,7 +87,7 @@ def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_p
 
     cases = {"case one": (str(one),), "case two": (str(two),), "case broken": (str(broken),)}
     cache = tmp_path / "cache.json"
-    known = known_voxels(cases, "SimpleITKIO", cache, 1)
+    known = known_voxels(cases, "SimpleITKIO", cache, workers)
     assert set(known.values()) == {"case one", "case two"}
     assert known[voxel_hash(images)] == "case one"
 
@@ -89,7 +96,7 @@ def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_p
     one.write_bytes(b"x" * state.st_size)
     os.utime(one, ns=(state.st_atime_ns, state.st_mtime_ns))
     write_image(two, noise(3, (4, 4, 4)))
-    later = known_voxels(cases, "SimpleITKIO", cache, 1)
+    later = known_voxels(cases, "SimpleITKIO", cache, workers)
     assert later[voxel_hash(images)] == "case one"
     assert set(later) & set(known) == {voxel_hash(images)}
     assert voxel_hash(noise(3, (1, 4, 4, 4)).astype(np.float32)) in later

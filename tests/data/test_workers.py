@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 from multiprocessing import active_children, parent_process
 
 import psutil
 import pytest
 
-from nnunetv2_semisup.data.workers import run_in_processes
+from nnunetv2_semisup.data.workers import Workers
 
 pytestmark = pytest.mark.fast
 
@@ -31,15 +30,20 @@ def sleep_long(number):
 
 
 def test_every_task_is_done_once_in_other_processes():
-    results = dict(run_in_processes(square, range(20), 2))
+    with Workers(2) as workers:
+        results = dict(workers.run(square, range(20)))
+        again = dict(workers.run(square, range(4)))
     assert {task: result[0] for task, result in results.items()} == {n: n * n for n in range(20)}
     assert all(result[2] for result in results.values())
-    assert len({result[1] for result in results.values()}) <= 2
+    processes = {result[1] for result in results.values()}
+    assert len(processes) <= 2
+    assert {result[1] for result in again.values()} <= processes
     assert active_children() == []
 
 
 def test_a_process_that_dies_costs_its_task_only():
-    results = dict(run_in_processes(die_at_three, range(6), 1))
+    with Workers(1) as workers:
+        results = dict(workers.run(die_at_three, range(6)))
     assert results == {0: 0, 1: 1, 2: 2, 3: None, 4: 4, 5: 5}
 
 
@@ -51,14 +55,16 @@ def test_tasks_are_taken_as_they_are_needed():
             taken.append(number)
             yield number
 
-    with closing(run_in_processes(square, tasks(), 2)) as results:
-        next(results)
+    with Workers(2) as workers:
+        next(workers.run(square, tasks()))
     assert len(taken) <= 3
     assert active_children() == []
 
 
 def test_no_task_starts_no_process():
-    assert list(run_in_processes(square, [], 2)) == []
+    with Workers(2) as workers:
+        assert list(workers.run(square, [])) == []
+        assert active_children() == []
 
 
 def test_leaving_on_an_exception_ends_the_processes():
@@ -68,20 +74,21 @@ def test_leaving_on_an_exception_ends_the_processes():
     before = signal.signal(signal.SIGALRM, alarm)
     signal.setitimer(signal.ITIMER_REAL, 1.0)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            list(run_in_processes(sleep_long, range(2), 2))
+        with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
+            list(workers.run(sleep_long, range(2)))
     finally:
         signal.signal(signal.SIGALRM, before)
     assert active_children() == []
 
 
 SCRIPT = """
-from nnunetv2_semisup.data.workers import run_in_processes
+from nnunetv2_semisup.data.workers import Workers
 from tests.data.test_workers import square
 
 if __name__ == "__main__":
-    for _ in run_in_processes(square, iter(int, 1), 2):
-        print("one", flush=True)
+    with Workers(2) as workers:
+        for _ in workers.run(square, iter(int, 1)):
+            print("one", flush=True)
 """
 
 
