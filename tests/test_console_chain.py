@@ -153,9 +153,7 @@ def test_sigterm_leaves_no_process_and_no_half_file(console):
     settings = ["training.num_epochs=500", "training.save_every=1", "training.num_iterations_per_epoch=2"]
     console.run("nnUNetv2_semisup", "plan", "-d", NUMBER, "-m", "mireg", "--set", *settings, "-o", "term")
     fold = fold_folder(console, "term")
-    process = console.start(
-        "nnUNetv2_train", NUMBER, "3d_fullres", "0", "-tr", TRAINER, "-p", "term", "-device", "cpu"
-    )
+    process = console.start("nnUNetv2_train", NUMBER, "3d_fullres", "0", "-tr", TRAINER, "-p", "term", "-device", "cpu")
     wait_for(lambda: (fold / "checkpoint_latest.pth").exists() or process.poll() is not None)
     children = psutil.Process(process.pid).children(recursive=True)
     assert children

@@ -15,12 +15,17 @@ pytestmark = pytest.mark.fast
 def test_sigterm_unwinds_and_the_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
     cleaned = []
-    with pytest.raises(SystemExit) as left, sigterm_unwinds():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-        finally:
-            cleaned.append(True)
+
+    def be_terminated() -> None:
+        with sigterm_unwinds():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            finally:
+                cleaned.append(True)
+
+    with pytest.raises(SystemExit) as left:
+        be_terminated()
     assert left.value.code == 143
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) is before

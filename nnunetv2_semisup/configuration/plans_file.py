@@ -39,7 +39,8 @@ def write_plans(
     """
     for variable in (nnUNet_raw, nnUNet_preprocessed):
         if not variable.is_set():
-            raise SemiSupervisedError(f"{variable.env_var_name} is not set; type: export {variable.env_var_name}=FOLDER")
+            unset = variable.env_var_name
+            raise SemiSupervisedError(f"{unset} is not set; type: export {unset}=FOLDER")
     try:
         folder = Path(str(nnUNet_preprocessed)) / maybe_convert_to_dataset_name(_id_or_name(dataset))
     except RuntimeError as error:

@@ -113,6 +113,12 @@ def allowed_values(model: type[Section], key: str) -> str:
     return _in_words(model.model_json_schema()["properties"][name])
 
 
+_KINDS = {
+    "integer": "an integer", "number": "a number", "string": "a text", "boolean": "true or false", "null": "none",
+}  # fmt: skip
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
 def _in_words(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_in_words(option) for option in schema["anyOf"])
@@ -123,10 +129,8 @@ def _in_words(schema: dict[str, Any]) -> str:
     kind = schema.get("type")
     if kind == "array":
         return f"a list of: {_in_words(schema['items'])}"
-    words = {"integer": "an integer", "number": "a number", "string": "a text", "boolean": "true or false", "null": "none"}
-    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[name]:g}" for name, sign in bounds.items() if name in schema]
-    return " ".join([words[str(kind)], " and ".join(limits)]).strip()
+    limits = [f"{sign} {schema[name]:g}" for name, sign in _BOUNDS.items() if name in schema]
+    return " ".join([_KINDS[str(kind)], " and ".join(limits)]).strip()
 
 
 def _refusal(model: type[Section], error: ValidationError) -> str:

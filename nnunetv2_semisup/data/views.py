@@ -89,11 +89,11 @@ def split_transforms(transform: BasicTransform) -> ViewTransforms:
             slicewise and not isinstance(step, Convert2DTo3DTransform)
         )
         if kind is _Kind.GEOMETRY:
-            parts.geometry.append(_own_copy(step))
+            parts.geometry.append(without_timing(deepcopy(step)))
         elif kind is _Kind.INTENSITY:
-            parts.intensity.append(_own_copy(step))
+            parts.intensity.append(without_timing(deepcopy(step)))
         elif kind is _Kind.MASKING:
-            parts.masking.append(_own_copy(step))
+            parts.masking.append(without_timing(deepcopy(step)))
     return parts
 
 
@@ -170,9 +170,8 @@ def _kind(transform: BasicTransform) -> _Kind:
     )
 
 
-def _own_copy(transform: BasicTransform) -> BasicTransform:
-    """A copy whose result the random numbers alone decide."""
-    transform = deepcopy(transform)
+def without_timing(transform: BasicTransform) -> BasicTransform:
+    """The same transform, changed so that the random numbers alone decide its result, and not the machine's load."""
     pending = [transform]
     while pending:
         step = pending.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
@@ -52,10 +53,10 @@ def forward_with_features(network: nn.Module, x: Tensor, taps: Sequence[int]) ->
     Raises:
         NotImplementedError: for any other network.
     """
-    if not isinstance(network, PlainConvUNet | ResidualEncoderUNet) or not isinstance(network.decoder, UNetDecoder):
+    decoder: Any = getattr(network, "decoder", None)
+    if not isinstance(network, PlainConvUNet | ResidualEncoderUNet) or not isinstance(decoder, UNetDecoder):
         refuse_unsupported_network(type(network).__name__ + "'s decoder")
-    decoder = network.decoder
-    skips = network.encoder(x)
+    skips: list[Tensor] = network.encoder(x)  # type: ignore[operator]
     level = skips[-1]
     levels = [level]
     for stage, (upsample, block) in enumerate(zip(decoder.transpconvs, decoder.stages, strict=True)):
@@ -74,7 +75,7 @@ class Levels:
     @classmethod
     def of(cls, network: nn.Module) -> Levels:
         """Read from a network with nnU-Net's encoder. Strides are voxels of the patch per voxel of the level."""
-        encoder = unwrapped(network).encoder
+        encoder: Any = unwrapped(network).encoder
         strides = []
         total = [1] * len(encoder.strides[0])
         for stride in encoder.strides:

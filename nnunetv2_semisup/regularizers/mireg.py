@@ -184,7 +184,8 @@ class MIReg(Regularizer):
         mask = None if valid is None else F.interpolate(valid.float(), size=second.shape[2:], mode="nearest")
         heads = self.heads[_term(tap)]
         if tap == BOTTLENECK:
-            first, second, mask = (None if x is None else self._pooled(x) for x in (first, second, mask))
+            first, second = self._pooled(first), self._pooled(second)
+            mask = None if mask is None else self._pooled(mask)
         losses, entropies = [], []
         for z1, z2 in zip(heads(first), heads(second), strict=True):
             if tap == BOTTLENECK:
@@ -200,8 +201,9 @@ class MIReg(Regularizer):
 
     def _pooled(self, features: Tensor) -> Tensor:
         grid = [min(self.settings.mi.grid, size) for size in features.shape[2:]]
-        pool = F.adaptive_avg_pool3d if self.facts.dim == 3 else F.adaptive_avg_pool2d
-        return pool(features, grid)
+        if self.facts.dim == 3:
+            return F.adaptive_avg_pool3d(features, (grid[0], grid[1], grid[2]))
+        return F.adaptive_avg_pool2d(features, (grid[0], grid[1]))
 
     def _agreement(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         ours, theirs = self.facts.foreground(logits), self.facts.foreground(target)

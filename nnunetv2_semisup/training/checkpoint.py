@@ -16,9 +16,7 @@ SECTION = "semisup"
 FORMAT = 1
 
 
-def save_with_section(
-    save_stock: Callable[[io.BytesIO], None], file: Path, section: Mapping[str, Any]
-) -> None:
+def save_with_section(save_stock: Callable[[io.BytesIO], None], file: Path, section: Mapping[str, Any]) -> None:
     """Let nnU-Net write its checkpoint to memory, add our section, and put the whole in place of `file`.
 
     A kill leaves the file as it was before. Raises SemiSupervisedError where the disk is full or read-only; no half

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, distributed, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.nn.functional import all_reduce
 
 
@@ -25,7 +24,7 @@ def summed(tensor: Tensor) -> Tensor:
     Its backward sums the gradients as well, so that after `average_gradients` N processes equal one that sees all
     their samples.
     """
-    return all_reduce(tensor) if is_distributed() else tensor
+    return all_reduce(tensor) if is_distributed() else tensor  # type: ignore[no-untyped-call]
 
 
 def broadcast(module: nn.Module) -> None:
@@ -43,8 +42,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
-    flat = _flatten_dense_tensors(gradients)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
-        gradient.copy_(mean)
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, mean in zip(gradients, torch.split(flat, sizes), strict=True):
+        gradient.copy_(mean.view_as(gradient))

@@ -19,6 +19,7 @@ class EpochMeans:
     """Means over an epoch of scalars by name; they stay on their device until the epoch ends."""
 
     def __init__(self) -> None:
+        """Start without any."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
 
@@ -43,6 +44,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, columns: list[str]) -> None:
+        """Log into `folder`; `cut_back` begins the file."""
         self.file = folder / LOG_FILE
         self.columns = columns
         self._tensorboard = _tensorboard_writer(folder)

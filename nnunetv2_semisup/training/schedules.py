@@ -53,6 +53,7 @@ class LearningRateWarmup:
     """nnU-Net's learning-rate schedule with a linear warm-up before it."""
 
     def __init__(self, schedule: Any, optimizer: Optimizer, warmup_epochs: int) -> None:
+        """Stand before `schedule`, which sets the learning rates of `optimizer`."""
         self._schedule = schedule
         self._optimizer = optimizer
         self._warmup_epochs = warmup_epochs

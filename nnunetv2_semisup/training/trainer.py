@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,31 +10,38 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 
+from nnunetv2_semisup.configuration.auto import with_numbers
 from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
 from nnunetv2_semisup.configuration.sources import settings_for
 from nnunetv2_semisup.data.dataset import UnlabeledDataset
 from nnunetv2_semisup.data.loader import UnlabeledLoader, process_budget, start_loader, stop_loader
 from nnunetv2_semisup.data.manifest import unlabeled_folder
 from nnunetv2_semisup.data.random_streams import RandomStreams, global_state, restore_global_state, seed_global
-from nnunetv2_semisup.data.views import split_transforms
+from nnunetv2_semisup.data.views import split_transforms, without_timing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
 from nnunetv2_semisup.networks.features import Levels, forward_with_features, unwrapped
-from nnunetv2_semisup.regularizers.base import Facts, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Facts, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
-from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
+from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, number_of_levels
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
+from nnunetv2_semisup.training.unlabeled_pass import UnlabeledPass
 from nnunetv2_semisup.visualization.run_log import plot_run_log
 
 GRADIENT_CLIP = 12
 """nnU-Net's own bound on the gradient norm, used for the heads as well."""
 HEAD_LEARNING_RATE = 1e-3
 """Of the heads' AdamW. Under nnU-Net's SGD they stay near uniform and their terms are dead."""
+
+_NNUNET_ATTRIBUTES = (
+    "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "initial_lr", "save_every",
+)  # fmt: skip
+"""Settings that nnU-Net keeps as attributes of the trainer, under the same names."""
 
 
 class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no types
@@ -73,7 +77,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings: Settings = self.requested
         self.teacher: nn.Module | None = None
-        self.heads: nn.ModuleList = nn.ModuleList()
+        self.heads = nn.ModuleList()
+        self._regularizers: list[Regularizer] = []
         self.head_optimizer: torch.optim.Optimizer | None = None
         self.dataloader_unlabeled: Any = None
         self.run_log: RunLog | None = None
@@ -81,6 +86,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._means = EpochMeans()
         self._restored: dict[str, Any] | None = None
         self._split: tuple[list[str], list[str]] | None = None
+        self._first_of_epoch = True
 
     @classmethod
     def method(cls) -> str:
@@ -104,7 +110,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             seed_global(training.seed)
         super().initialize()
         if training.lr_warmup_epochs > 0:
-            self.lr_scheduler = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs)
+            self.lr_scheduler: Any = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs)
         self._streams = RandomStreams(None if training.seed is None else training.seed + self.local_rank)
         self._generator = torch.Generator()
         with self._streams.active():
@@ -113,36 +119,29 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def _apply(self, training: TrainingSettings) -> None:
         """nnU-Net keeps these as attributes of the trainer; "auto" leaves what the class or a subclass says."""
-        for name in (
-            "num_epochs",
-            "num_iterations_per_epoch",
-            "num_val_iterations_per_epoch",
-            "initial_lr",
-            "save_every",
-        ):
+        for name in _NNUNET_ATTRIBUTES:
             value = getattr(training, name)
             if value != "auto":
                 setattr(self, name, value)
 
     def _build_regularizers(self) -> None:
+        training = {name: getattr(self, name) for name in _NNUNET_ATTRIBUTES}
         if not self.regularizers:
-            self.settings = self._resolved({})
+            self.settings = with_numbers(self.settings, training, {})
             return
         facts = self._facts()
         resolved = self.settings
         for regularizer in self.regularizers:
             resolved = regularizer.resolve(resolved, facts)
-        heads = [regularizer(resolved, facts) for regularizer in self.regularizers]
-        self.heads = nn.ModuleList(heads).to(self.device)
+        self._regularizers = [regularizer(resolved, facts) for regularizer in self.regularizers]
+        self.heads = nn.ModuleList(self._regularizers).to(self.device)
         broadcast(self.heads)
         parameters = list(self.heads.parameters())
         self.head_optimizer = torch.optim.AdamW(parameters, lr=HEAD_LEARNING_RATE) if parameters else None
-        samples = max(head.gradient_views for head in heads)
-        automatic = {"data": {"batch_size": max(self.batch_size // samples, 1)}}
-        self.settings = self._resolved(automatic, resolved)
-        self._term_names = [name for head in heads for name in head.weights]
-        call = forward_with_features
-        self._forward = torch.compile(call) if self._do_i_compile() else call
+        samples = max(regularizer.gradient_views for regularizer in self._regularizers)
+        self.settings = with_numbers(resolved, training, {"batch_size": max(self.batch_size // samples, 1)})
+        call = torch.compile(forward_with_features) if self._do_i_compile() else forward_with_features
+        self._unlabeled_pass = UnlabeledPass(self._regularizers, call, self._generator, self._means)
 
     def _facts(self) -> Facts:
         _, _, _, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -154,24 +153,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             batch_size=int(self.batch_size),
             has_regions=self.label_manager.has_regions,
             mirror_axes=tuple(mirror_axes or ()),
-        )
-
-    def _resolved(self, automatic: dict[str, dict[str, Any]], settings: Settings | None = None) -> Settings:
-        """Settings with every "auto" replaced by the number it stands for."""
-        settings = settings or self.settings
-        training = {
-            name: getattr(self, name) for name, value in settings.training.model_dump().items() if value == "auto"
-        }
-        data = {
-            name: value
-            for name, value in automatic.get("data", {}).items()
-            if getattr(settings.data, name) == "auto"
-        }
-        return settings.model_copy(
-            update={
-                "training": settings.training.model_copy(update=training),
-                "data": settings.data.model_copy(update=data),
-            }
         )
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -190,8 +171,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             with process_budget(0.5) as processes:
                 loaders = super().get_dataloaders()
             self._start_unlabeled(loaders[0], processes)
-        if self.settings.training.seed is not None:
-            _choose_blur_by_size(loaders[0])
+        if self.settings.training.seed is not None and hasattr(loaders[0], "data_loader"):
+            without_timing(loaders[0].data_loader.transforms)
         return loaders  # type: ignore[no-any-return]
 
     def _start_unlabeled(self, labeled: Any, processes: int) -> None:
@@ -207,7 +188,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             [int(size) for size in stock.patch_size][-dim:],
             self.configuration_manager.patch_size,
             split_transforms(stock.transforms),
-            max(head.views for head in self.heads),  # type: ignore[type-var]
+            max(regularizer.views for regularizer in self._regularizers),
             self._streams,
         )
         self.dataloader_unlabeled = start_loader(self._unlabeled_loader, processes, self.device.type == "cuda")
@@ -217,16 +198,13 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if not self.was_initialized:
             self.initialize()
         if self._draws_unlabeled and not self.cases.unlabeled:
-            place = Place.of(
-                type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold
-            )
+            place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
             self.cases = find_cases(
                 place, self.plans_manager.plans, self.configuration_name, self.fold, self.settings, True
             )
         super().on_train_start()
         self._print_run()
-        decays = [head.ema_decay for head in self.heads if head.ema_decay is not None]
-        if decays and self.teacher is None:
+        if self._ema_decay is not None and self.teacher is None:
             self.teacher = make_teacher(unwrapped(self.network))
         if self.regularizers:
             self._open_log()
@@ -236,8 +214,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             seed_global(self.settings.training.seed + self.local_rank)
 
     def _open_log(self) -> None:
-        columns = [f"{kind}/{name}" for kind in ("raw", "weighted", "grad") for name in self._term_names]
-        columns += [f"sign/{name}" for head in self.heads for name in head.sign_names]
+        terms = [name for regularizer in self._regularizers for name in regularizer.weights]
+        columns = [f"{kind}/{name}" for kind in ("raw", "weighted", "grad") for name in terms]
+        columns += [f"sign/{name}" for regularizer in self._regularizers for name in regularizer.sign_names]
         pad_logger(self.logger.local_logger.my_fantastic_logging, columns, self.current_epoch)
         self._columns = columns
         if self.local_rank == 0:
@@ -272,56 +251,21 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         target = _to(batch["target"], self.device)
         with self._autocast():
             loss = self.loss(self._local_network(data), target)
-        self._scaled(loss).backward()
+        self._scaled(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()  # type: ignore[no-any-return]
 
     def _unlabeled_backward(self, factor: float) -> None:
-        batch = next(self.dataloader_unlabeled)
-        valid = None if bool(batch["valid"].all()) else batch["valid"].to(self.device, non_blocking=True)
-        tapped: list[Tensor] = []
-        step = Step(
-            views=tuple(view.to(self.device, non_blocking=True) for view in batch["views"]),
-            valid=valid,
-            student=partial(self._student, tapped),
-            teacher=None if self.teacher is None else self._teach,
-            generator=self._generator,
-            reduce=summed,
+        self._unlabeled_pass.backward(
+            next(self.dataloader_unlabeled),
+            unwrapped(self.network),
+            self.teacher,
+            factor,
+            device=self.device,
+            autocast=self._autocast(),
+            scaled=self._scaled,
+            log_gradients=self._first_of_epoch,
         )
-        weighted: dict[str, Tensor] = {}
-        with self._autocast():
-            for head in self.heads:
-                outcome = head(step)
-                for name, term in outcome.terms.items():
-                    weighted[name] = factor * head.weights[name] * term
-                    self._means.add(f"raw/{name}", term.detach())
-                    self._means.add(f"weighted/{name}", weighted[name].detach())
-                for name, sign in outcome.signs.items():
-                    self._means.add(f"sign/{name}", sign)
-        if self._first_of_epoch:
-            self._log_gradients(weighted, tapped)
-            self._first_of_epoch = False
-        self._scaled(torch.stack(list(weighted.values())).sum()).backward()
-
-    def _log_gradients(self, weighted: dict[str, Tensor], tapped: Sequence[Tensor]) -> None:
-        """Norm of each weighted term's gradient at the student's features and logits: once an epoch."""
-        scale = 1.0 if self.grad_scaler is None else self.grad_scaler.get_scale()
-        for name, term in weighted.items():
-            if not term.requires_grad:
-                continue
-            gradients = torch.autograd.grad(self._scaled(term), tapped, retain_graph=True, allow_unused=True)
-            norms = [gradient.float().norm() / scale for gradient in gradients if gradient is not None]
-            if norms:
-                self._means.add(f"grad/{name}", torch.stack(norms).norm())
-
-    def _student(self, tapped: list[Tensor], x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        logits, features = self._forward(unwrapped(self.network), x, tuple(taps))
-        tapped.extend([logits, *features])
-        return logits, features
-
-    @torch.no_grad()
-    def _teach(self, x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        assert self.teacher is not None
-        return self._forward(self.teacher, x, tuple(taps))
+        self._first_of_epoch = False
 
     def _step_optimizers(self) -> None:
         """Average over processes, clip network and heads apart, step both, move the teacher."""
@@ -342,13 +286,16 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.grad_scaler is not None:
             self.grad_scaler.update()
         self.optimizer_steps += 1
-        if self.teacher is not None:
-            decay = max(head.ema_decay for head in self.heads if head.ema_decay is not None)
-            update_teacher(self.teacher, unwrapped(self.network), decay, self.optimizer_steps)
+        if self.teacher is not None and self._ema_decay is not None:
+            update_teacher(self.teacher, unwrapped(self.network), self._ema_decay, self.optimizer_steps)
 
     @property
     def _draws_unlabeled(self) -> bool:
-        return any(weight > 0 for head in self.heads for weight in head.weights.values())
+        return any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
+
+    @property
+    def _ema_decay(self) -> float | None:
+        return max((r.ema_decay for r in self._regularizers if r.ema_decay is not None), default=None)
 
     @property
     def _local_network(self) -> nn.Module:
@@ -382,7 +329,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                 self.run_log.append(self.current_epoch, means)
                 plot_run_log(self.run_log.file)
             signs = {name.removeprefix("sign/"): v for name, v in means.items() if name.startswith("sign/")}
-            for alarm in [alarm for head in self.heads if signs for alarm in head.alarms(signs)]:
+            for alarm in [alarm for regularizer in self._regularizers if signs for alarm in regularizer.alarms(signs)]:
                 self.print_to_log_file(f"WARNING: {alarm}")
         super().on_epoch_end()
 
@@ -443,9 +390,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         wanted = self.requested.training.num_epochs
         if wanted == "auto":
             return settings
-        return settings.model_copy(
-            update={"training": settings.training.model_copy(update={"num_epochs": wanted})}
-        )
+        return settings.model_copy(update={"training": settings.training.model_copy(update={"num_epochs": wanted})})
 
     def _restore_random_states(self, rng: dict[str, Any]) -> None:
         self._streams.load_state_dict(rng["unlabeled"])
@@ -463,20 +408,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                 for loader in (self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val):
                     if loader is not None:
                         stop_loader(loader)
-
-
-def _choose_blur_by_size(labeled: Any) -> None:
-    """Stock's blur picks convolution or FFT by timing both, which makes a seeded run depend on the machine's load."""
-    if not hasattr(labeled, "data_loader"):
-        return
-    transforms = [labeled.data_loader.transforms]
-    while transforms:
-        transform = transforms.pop()
-        if hasattr(transform, "benchmark"):
-            transform.benchmark = False
-        transforms += list(getattr(transform, "transforms", []))
-        if hasattr(transform, "transform"):
-            transforms.append(transform.transform)
 
 
 def _to(target: Any, device: torch.device) -> Any:

@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.data.random_streams import seed_global
-from nnunetv2_semisup.training.trainer import _choose_blur_by_size
+from nnunetv2_semisup.data.views import without_timing
 from tests.workspace import TINY, Workspace
 
 
@@ -23,7 +23,7 @@ class Recorded:
         seed_global(seed)
         trainer.initialize()
         trainer.on_train_start()
-        _choose_blur_by_size(trainer.dataloader_train)
+        without_timing(trainer.dataloader_train.data_loader.transforms)
         seed_global(seed)
         self.losses: list[float] = []
         self.batches: list[torch.Tensor] = []

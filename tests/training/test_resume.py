@@ -111,9 +111,7 @@ def unfinished(in_toy):
 )
 def test_continuing_with_other_settings_is_refused_by_key(unfinished, change, message):
     workspace, checkpoint = unfinished
-    trainer = workspace.trainer(
-        "nnUNetTrainerMIReg", merged(LENGTH, change), plans_name="unfinished", resume=True
-    )
+    trainer = workspace.trainer("nnUNetTrainerMIReg", merged(LENGTH, change), plans_name="unfinished", resume=True)
     with pytest.raises(SemiSupervisedError, match=message):
         trainer.load_checkpoint(checkpoint)
 

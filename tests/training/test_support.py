@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def stock_keys(trainer: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Workspace]]:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workspace]:
     """Workspaces that hold several rows each, made when first asked for."""
 
     class Lazy(dict[str, Workspace]):
@@ -60,7 +59,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Workspa
             self[key] = make_workspace(tmp_path_factory.mktemp(key), **OPTIONS[key])
             return self[key]
 
-    yield Lazy()
+    return Lazy()
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,106 @@
+"""One unlabelled batch through the network and the regularizers, and its gradients onto the network's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_semisup.regularizers.base import Regularizer, Step
+from nnunetv2_semisup.training.distributed import summed
+from nnunetv2_semisup.training.run_log import EpochMeans
+
+FeaturesCall = Callable[[nn.Module, Tensor, tuple[int, ...]], tuple[Tensor, list[Tensor]]]
+
+
+@dataclass
+class UnlabeledPass:
+    """Forward, weighted sum and backward of all terms; what they were goes into `means`.
+
+    Attributes:
+        regularizers: on the device.
+        forward: logits and features of a network, compiled or not.
+        generator: CPU generator of the regularizers' draws.
+        means: of the epoch.
+    """
+
+    regularizers: Sequence[Regularizer]
+    forward: FeaturesCall
+    generator: torch.Generator
+    means: EpochMeans
+
+    def backward(
+        self,
+        batch: Mapping[str, Any],
+        student: nn.Module,
+        teacher: nn.Module | None,
+        factor: float,
+        *,
+        device: torch.device,
+        autocast: AbstractContextManager[Any],
+        scaled: Callable[[Tensor], Tensor],
+        log_gradients: bool,
+    ) -> None:
+        """Add the gradients of `factor` times the weighted terms to those of the student and the heads.
+
+        Args:
+            batch: of the unlabelled loader.
+            student: the network itself, without wrappers.
+            teacher: its EMA copy, where there is one.
+            factor: of the schedule, in (0, 1].
+            device: of the networks.
+            autocast: nnU-Net's, entered for the forward.
+            scaled: nnU-Net's loss scaling; the identity without mixed precision.
+            log_gradients: whether to measure each term's gradient at the tapped features and logits, which costs a
+                backward from there to the heads for each term.
+        """
+        tapped: list[Tensor] = []
+        step = Step(
+            views=tuple(view.to(device, non_blocking=True) for view in batch["views"]),
+            valid=None if bool(batch["valid"].all()) else batch["valid"].to(device, non_blocking=True),
+            student=partial(self._student, student, tapped),
+            teacher=None if teacher is None else partial(self._teacher, teacher),
+            generator=self.generator,
+            reduce=summed,
+        )
+        weighted: dict[str, Tensor] = {}
+        with autocast:
+            for regularizer in self.regularizers:
+                outcome = regularizer(step)
+                for name, term in outcome.terms.items():
+                    weighted[name] = factor * regularizer.weights[name] * term
+                    self.means.add(f"raw/{name}", term.detach())
+                    self.means.add(f"weighted/{name}", weighted[name].detach())
+                for name, sign in outcome.signs.items():
+                    self.means.add(f"sign/{name}", sign)
+        if log_gradients:
+            self._log_gradients(weighted, tapped, scaled)
+        scaled(torch.stack(list(weighted.values())).sum()).backward()  # type: ignore[no-untyped-call]
+
+    def _log_gradients(
+        self, weighted: Mapping[str, Tensor], tapped: Sequence[Tensor], scaled: Callable[[Tensor], Tensor]
+    ) -> None:
+        for name, term in weighted.items():
+            if not term.requires_grad:
+                continue
+            scale = float(scaled(torch.ones((), device=term.device)))
+            gradients = torch.autograd.grad(scaled(term), tapped, retain_graph=True, allow_unused=True)
+            norms = [gradient.float().norm() / scale for gradient in gradients if gradient is not None]
+            if norms:
+                self.means.add(f"grad/{name}", torch.stack(norms).norm())
+
+    def _student(
+        self, network: nn.Module, tapped: list[Tensor], x: Tensor, taps: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        logits, features = self.forward(network, x, tuple(taps))
+        tapped.extend([logits, *features])
+        return logits, features
+
+    @torch.no_grad()
+    def _teacher(self, network: nn.Module, x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        return self.forward(network, x, tuple(taps))
