@@ -3,9 +3,9 @@
     python benchmarks/preprocessing.py -i nnUNet_raw/Dataset804_LAquarter -n 20 -np 2 -o preprocessing.csv
 
 Stock nnU-Net gets the first N cases of imagesTr with their labels. We get the same images without labels, the last five
-cases as labelled ones, and stock's plans; our time includes all checks, and hashing the labelled images. The two take
-turns. A call with one case a process shows what starting costs; the columns "after start" are without it. CPU seconds
-hardly depend on what else the machine does.
+cases as labelled ones, and stock's plans; our time includes all checks, and hashing the labelled images. Both include
+starting the processes, which is most of it where cases are few and small. The two take turns. CPU seconds hardly depend
+on what else the machine does.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ from time import perf_counter
 
 NUM_LABELED = 5
 CONFIGURATION = "3d_fullres"
-COLUMNS = (
-    "preprocessing", "cases", "processes", "seconds", "cases_per_second", "cases_per_second_after_start",
-    "cpu_seconds_per_case_after_start",
-)  # fmt: skip
+COLUMNS = ("preprocessing", "cases", "processes", "seconds", "cases_per_second", "cpu_seconds_per_case")
 
 
 def main() -> None:
@@ -54,27 +51,19 @@ def measure(source: Path, root: Path, num_cases: int, num_processes: int, repeat
         (root / name).mkdir()
         os.environ[f"nnUNet_{name}"] = str(root / name)
     methods: dict[str, Callable[[int, int], None]] = {"stock nnU-Net": run_stock, "nnUNetv2_semisup": run_ours}
-    wall: dict[tuple[str, int], list[float]] = {}
-    cpu: dict[tuple[str, int], list[float]] = {}
-    for count in (num_processes, num_cases):
-        make_datasets(source, root, count)
-        for _ in range(repeats):
-            for name, method in methods.items():
-                start, cpu_start = perf_counter(), cpu_seconds()
-                with redirect_stdout(StringIO()):
-                    method(num_processes, count)
-                wall.setdefault((name, count), []).append(perf_counter() - start)
-                cpu.setdefault((name, count), []).append(cpu_seconds() - cpu_start)
-    rows = []
-    for name in methods:
-        seconds = median(wall[name, num_cases])
-        more = num_cases - num_processes
-        rate = more / (seconds - median(wall[name, num_processes]))
-        cpu_per_case = (median(cpu[name, num_cases]) - median(cpu[name, num_processes])) / more
-        rows.append((
-            name, num_cases, num_processes, f"{seconds:.2f}", f"{num_cases / seconds:.2f}", f"{rate:.2f}",
-            f"{cpu_per_case:.4f}",
-        ))  # fmt: skip
+    make_datasets(source, root, num_cases)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    for _ in range(repeats):
+        for name, method in methods.items():
+            start, cpu_start = perf_counter(), cpu_seconds()
+            with redirect_stdout(StringIO()):
+                method(num_processes, num_cases)
+            times[name].append((perf_counter() - start, cpu_seconds() - cpu_start))
+    rows: list[tuple[object, ...]] = []
+    for name, measured in times.items():
+        wall, cpu = (median(values) for values in zip(*measured, strict=True))
+        rate, cpu_per_case = num_cases / wall, cpu / num_cases
+        rows.append((name, num_cases, num_processes, f"{wall:.2f}", f"{rate:.2f}", f"{cpu_per_case:.3f}"))
     return rows
 
 
@@ -96,19 +85,17 @@ def make_datasets(source: Path, root: Path, num_cases: int) -> None:
     parts = {"Dataset001_Stock": ("imagesTr", cases[:num_cases]), "Dataset002_Ours": ("imagesTr", cases[-NUM_LABELED:])}
     for dataset, (folder, chosen) in parts.items():
         raw = root / "raw" / dataset
-        shutil.rmtree(raw, ignore_errors=True)
         link_cases(source, raw, folder, chosen)
         (raw / "labelsTr").mkdir()
         for case in chosen:
             (raw / "labelsTr" / f"{case}{ending}").symlink_to((source / "labelsTr" / f"{case}{ending}").resolve())
         (raw / "dataset.json").write_text(json.dumps(description | {"numTraining": len(chosen)}))
     link_cases(source, root / "raw" / "Dataset002_Ours", "imagesUn", cases[:num_cases])
-    plans = root / "preprocessed" / "Dataset002_Ours" / "nnUNetPlans.json"
-    if not plans.exists():
-        with redirect_stdout(StringIO()):
-            extract_fingerprints([2], num_processes=1)
-            plan_experiments([2])
-        shutil.copytree(plans.parent, root / "preprocessed" / "Dataset001_Stock")
+    preprocessed = root / "preprocessed"
+    with redirect_stdout(StringIO()):
+        extract_fingerprints([2], num_processes=1)
+        plan_experiments([2])
+    shutil.copytree(preprocessed / "Dataset002_Ours", preprocessed / "Dataset001_Stock")
 
 
 def link_cases(source: Path, raw: Path, folder: str, cases: list[str]) -> None:
