@@ -1,7 +1,7 @@
 """A synthetic abdomen in nnU-Net's raw format: for the demo, and small and fast enough for tests.
 
 Every patient is the same anatomy seen through its own deformation, contrast, texture, bias field and noise. Anatomy is
-described in coordinates (z, y, x) from -1 to 1, so one description serves any size; a 2D dataset is one slice of it.
+described in coordinates (z, y, x) of about -1 to 1, so one description serves any size; a 2D dataset is one slice of it.
 Beside the labelled structures lie unlabelled ones of similar intensity (spleen, bowel, gall bladder): intensity alone
 does not segment.
 """
@@ -25,9 +25,10 @@ LABELS = {"background": 0, "liver": 1, "kidney": 2, "vessel": 3, "lesion": 4}
 _GROUPS = ("labeled", "unlabeled", "test")
 # Mean intensity of each tissue in the first channel; further channels draw their own.
 _TISSUES = {
-    "air": 0.02, "fat": 0.72, "muscle": 0.38, "bone": 0.22, "liver": 0.50, "kidney": 0.60, "vessel": 0.68,
-    "lesion": 0.42, "spleen": 0.57, "bowel": 0.55, "gallbladder": 0.40,
+    "air": 0.02, "fat": 0.75, "muscle": 0.28, "bone": 0.14, "liver": 0.48, "kidney": 0.64, "vessel": 0.82,
+    "lesion": 0.32, "spleen": 0.60, "bowel": 0.58, "gallbladder": 0.34,
 }  # fmt: skip
+_FIELD_OF_VIEW = (1.0, 0.85, 1.0)  # the image shows -1 to 1 times this: bodies are wider than deep
 _CODES = {tissue: code for code, tissue in enumerate(_TISSUES)}
 
 
@@ -119,14 +120,14 @@ def _anatomy(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[npt.NDAr
         hilum = centre - (0, 0.04, side * 0.17)
         kidneys |= _ellipsoid(p, centre, (0.38, 0.17, 0.16), rng) & ~_ellipsoid(p, hilum, (0.14, 0.1, 0.1), rng)
         branch_level = np.array([centre[0] + rng.normal(0, 0.06), 0, 0])
-        vessel |= _capsule(p, aorta + branch_level, hilum, rng.uniform(0.035, 0.05))
+        vessel |= _capsule(p, aorta + branch_level, hilum, rng.uniform(0.045, 0.06))
     kidneys = paint("kidney", kidneys)
-    bend, phase, radius = rng.uniform(0.02, 0.07), rng.uniform(0, 2 * np.pi), rng.uniform(0.075, 0.10)
+    bend, phase, radius = rng.uniform(0.02, 0.07), rng.uniform(0, 2 * np.pi), rng.uniform(0.09, 0.12)
     centre_line = (aorta[1] + bend * np.cos(2 * p[0] + phase), aorta[2] + bend * np.sin(2 * p[0] + phase))
     vessel |= np.hypot(p[1] - centre_line[0], p[2] - centre_line[1]) < radius
     vessel = paint("vessel", vessel)
     lesion_centre = (lesion_level, rng.uniform(-0.15, 0.1), rng.uniform(-0.52, -0.3))
-    lesion = paint("lesion", _ellipsoid(p, lesion_centre, (0.17, 0.12, 0.11), rng, jitter=0.25))
+    lesion = paint("lesion", _ellipsoid(p, lesion_centre, (0.22, 0.16, 0.16), rng, jitter=0.2))
 
     label = np.zeros(shape, np.uint8)
     for name, mask in {"liver": liver, "kidney": kidneys, "vessel": vessel, "lesion": lesion}.items():
@@ -139,18 +140,21 @@ def _acquire(tissue: npt.NDArray[np.uint8], *, first: bool, rng: np.random.Gener
     means = np.array(list(_TISSUES.values()))
     if not first:
         means = np.concatenate([means[:1], rng.permutation(means[1:])])
-    means = means + rng.normal(0, 0.03, means.shape) * (means > 0.1)
+    means = means + rng.normal(0, 0.04, means.shape) * (means > 0.1)
     image = means[tissue] ** rng.uniform(0.8, 1.25)
-    image += (tissue != _CODES["air"]) * (0.03 * _noise(tissue.shape, 1.0, rng) + 0.03 * _noise(tissue.shape, 2.5, rng))
+    image += (tissue != _CODES["air"]) * (
+        0.025 * _noise(tissue.shape, 1.0, rng) + 0.025 * _noise(tissue.shape, 2.5, rng)
+    )
     image = _smooth(image, rng.uniform(0.5, 0.9))
-    bias = 1 + rng.uniform(0.1, 0.2) * _noise(tissue.shape, max(tissue.shape) / 4, rng)
-    noisy = np.abs(image * bias + rng.uniform(0.04, 0.07) * rng.standard_normal(tissue.shape))
+    bias = 1 + rng.uniform(0.08, 0.16) * _noise(tissue.shape, max(tissue.shape) / 4, rng)
+    noisy = np.abs(image * bias + rng.uniform(0.03, 0.06) * rng.standard_normal(tissue.shape))
     return 1000 * noisy
 
 
 def _coordinates(shape: tuple[int, ...], level: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
     """The anatomical coordinates (z, y, x) of every voxel: a patient's pose, size and smooth deformation."""
-    axes = [(np.arange(size) + 0.5) / size * 2 - 1 for size in shape]
+    views = _FIELD_OF_VIEW[-len(shape) :]
+    axes = [((np.arange(size) + 0.5) / size * 2 - 1) * view for size, view in zip(shape, views, strict=True)]
     if len(shape) == 2:
         axes = [np.array([level]), *axes]
     grid = np.meshgrid(*axes, indexing="ij")
