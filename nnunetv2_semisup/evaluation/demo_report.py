@@ -55,7 +55,7 @@ def write_report(demo: Demo, scores: dict[str, DiceScores]) -> Path:
 def headline(baseline: float, method: float, difference: PairedDifference) -> str:
     """What the numbers say, in one sentence: better or worse only where the interval leaves no 0 in it."""
     if difference.low > 0:
-        return f"Unlabelled images raised nnU-Net’s Dice from {baseline:.3f} to {method:.3f}"
+        return f"Unlabelled images raised nnU‑Net’s Dice from {baseline:.3f} to {method:.3f}"
     if difference.high < 0:
         return f"Here the unlabelled images did harm: Dice {baseline:.3f} without them, {method:.3f} with them"
     return f"Here the unlabelled images made no clear difference: Dice {baseline:.3f} without, {method:.3f} with them"

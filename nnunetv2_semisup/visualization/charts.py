@@ -51,7 +51,7 @@ def line_chart(series: Sequence[Series], *, label: str, x_label: str = "epoch") 
     for tick in y_ticks:
         y = y_scale(tick)
         parts.append(f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
-        parts.append(f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{tick:.4g}</text>")
+        parts.append(f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{_number(tick)}</text>")
     for tick in x_ticks:
         if x_scale.low <= tick <= x_scale.high:
             parts.append(
@@ -80,7 +80,7 @@ def paired_dots(cases: Sequence[str], values: Mapping[str, Sequence[float]], *, 
         x = scale(tick)
         if low <= tick <= 1:
             parts.append(f"<line class='grid' x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' y2='{height - _BOTTOM}'/>")
-            parts.append(f"<text x='{x:.1f}' y='{height - _BOTTOM + 15}' text-anchor='middle'>{tick:.4g}</text>")
+            parts.append(f"<text x='{x:.1f}' y='{height - _BOTTOM + 15}' text-anchor='middle'>{_number(tick)}</text>")
     for row, case in enumerate(cases):
         y = _TOP + _ROW * (row + 0.5)
         parts.append(f"<text class='name' x='{_NAMES - 12}' y='{y + 4}' text-anchor='end'>{escape(case)}</text>")
@@ -120,6 +120,10 @@ class _Scale:
 
 def _ticks(values: Sequence[float], whole: bool = False) -> list[float]:
     return [float(tick) for tick in MaxNLocator(nbins=5, integer=whole).tick_values(min(values), max(values))]
+
+
+def _number(value: float) -> str:
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
 
 
 def _svg(width: int, height: int, label: str, parts: Sequence[str]) -> str:
