@@ -87,7 +87,7 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
 
     def generate_train_batch(self) -> dict[str, Any]:
         """Draw one batch; see the class for its entries."""
-        with torch.no_grad(), self.streams.active():
+        with torch.no_grad(), _one_thread(), self.streams.active():
             keys = [str(key) for key in self.get_indices()]
             samples = [self._draw_views(key) for key in keys]
         return {
@@ -124,6 +124,17 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
             # SpatialTransform cuts the final patch out at initial // 2 - final // 2.
             corner.append(int(np.random.randint(first, last + 1)) - (initial // 2 - final // 2))
         return corner
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # The tensors are small: several threads spend their time waiting for each other, many times that beside a training.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def start_loader(
