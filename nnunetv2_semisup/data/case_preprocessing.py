@@ -7,7 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class _CheckedReader:
             check_nifti(file)
         images, properties = self._reader.read_images(files)
         self.case = self._job.check(images, properties, self.case)
-        properties[RECORD] = asdict(self.case)
+        properties[RECORD] = vars(self.case)
         return images, properties
 
 

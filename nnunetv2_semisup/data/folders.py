@@ -100,13 +100,18 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(content: Any, file: Path) -> None:
-    """Write a JSON file so that it is whole or not there: under another name first, then renamed.
+    """Write a JSON file, whole or not at all: see `write_whole`."""
+    write_whole(json.dumps(content, indent=1, ensure_ascii=False) + "\n", file)
+
+
+def write_whole(text: str, file: Path) -> None:
+    """Write a file so that it is whole or not there: under another name first, then renamed.
 
     Raises SemiSupervisedError where the disk is full or the folder cannot be written.
     """
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from nnunetv2_semisup.data.raw_cases import Files
 from nnunetv2_semisup.data.workers import Workers
 
 _CHUNK = 1 << 20
+_PIECE = 1 << 16
 
 
 def stamp(files: Files) -> tuple[int, float]:
@@ -54,25 +55,56 @@ def voxel_hash(images: npt.NDArray[np.float32]) -> str:
 def equal_content(cases: Mapping[str, Files], known: Mapping[str, Files], num_threads: int) -> dict[str, str]:
     """Which of `cases` equal one of `known`, or an earlier one of `cases`, byte by byte.
 
-    Returns the name of the equal case by identifier. Only cases whose sizes meet are read.
+    Returns the name of the equal case by identifier. Cases are told apart by the sizes of their files, then by a few
+    pieces of them; what is left is read as a whole.
     """
-    by_size: dict[tuple[int, ...], list[tuple[str, Files, bool]]] = defaultdict(list)
-    for group, is_new in ((known, False), (cases, True)):
-        for name, files in group.items():
-            by_size[tuple(os.path.getsize(file) for file in files)].append((name, files, is_new))
-    suspects = [
-        entry for group in by_size.values() if len(group) > 1 and any(is_new for *_, is_new in group) for entry in group
-    ]
-    first: dict[str, str] = {}
+    entries = [_Entry(name, files, is_new=False) for name, files in known.items()]
+    entries += [_Entry(name, files, is_new=True) for name, files in cases.items()]
+    groups = [entries]
+    with ThreadPoolExecutor(num_threads) as threads:
+        for trait in (_sizes, _pieces, content_hash):
+            suspects = [entry for group in groups for entry in group]
+            traits = threads.map(trait, [entry.files for entry in suspects])
+            bar = tqdm(traits, "Comparing files", len(suspects), disable=None, delay=2)
+            traits_of = dict(zip(suspects, bar, strict=True))
+            groups = [part for group in groups for part in _split(group, traits_of)]
     equal: dict[str, str] = {}
-    with ThreadPoolExecutor(max(1, num_threads)) as threads:
-        hashes = threads.map(lambda entry: content_hash(entry[1]), suspects)
-        bar = tqdm(hashes, "Comparing files", len(suspects), disable=None)
-        for (name, _, is_new), found in zip(suspects, bar, strict=True):
-            if found in first and is_new:
-                equal[name] = first[found]
-            first.setdefault(found, f"the unlabelled case {name}" if is_new else name)
+    for group in groups:
+        first, *others = group
+        name = f"the unlabelled case {first.name}" if first.is_new else first.name
+        equal |= {entry.name: name for entry in others if entry.is_new}
     return equal
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    files: Files
+    is_new: bool
+
+
+def _split(group: list[_Entry], traits: Mapping[_Entry, object]) -> list[list[_Entry]]:
+    """The parts of a group that share a trait, where a new case is among several."""
+    parts = defaultdict(list)
+    for entry in group:
+        parts[traits[entry]].append(entry)
+    return [part for part in parts.values() if len(part) > 1 and any(entry.is_new for entry in part)]
+
+
+def _sizes(files: Files) -> tuple[int, ...]:
+    return tuple(os.path.getsize(file) for file in files)
+
+
+def _pieces(files: Files) -> str:
+    """Hash of the beginning, the middle and the end of each file."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        size = os.path.getsize(file)
+        with open(file, "rb") as stream:
+            for start in (0, size // 2, size - _PIECE):
+                stream.seek(max(0, start))
+                digest.update(stream.read(_PIECE))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

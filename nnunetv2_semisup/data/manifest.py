@@ -10,13 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_semisup.data.folders import read_json, write_json
+from nnunetv2_semisup.data.folders import read_json, write_whole
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 Part = tuple[int, int]
@@ -118,14 +118,19 @@ def read_cases(file: Path) -> dict[str, Case]:
 
 
 def case_from_json(record: Mapping[str, Any]) -> Case:
-    """A case from plain types, as `dataclasses.asdict` and JSON leave them."""
+    """A case from plain types, as JSON leaves them."""
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
     return Case(**fields)
 
 
 def write_cases(cases: Mapping[str, Case], file: Path) -> None:
-    """Write one manifest file, whole or not at all."""
-    write_json({"format": _FORMAT, "cases": {key: asdict(cases[key]) for key in sorted(cases)}}, file)
+    """Write one manifest file, whole or not at all, with a line for each case."""
+    lines = (f"{_to_json(key)}: {_to_json(vars(cases[key]))}" for key in sorted(cases))
+    write_whole(f'{{"format": {_FORMAT}, "cases": {{\n' + ",\n".join(lines) + "\n}}\n", file)
+
+
+def _to_json(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False)
 
 
 def preprocessing_hash(plans: dict[str, Any], configuration: str) -> str:

@@ -52,12 +52,18 @@ def test_cases_that_share_a_channel_are_not_equal(tmp_path):
     assert equal_content(files, {}, 1) == {}
 
 
-def test_files_whose_sizes_do_not_meet_are_not_read(tmp_path):
-    files = write(tmp_path, a=[b"1"], b=[b"22"])
-    os.chmod(files["a"][0], 0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunetv2_semisup.data.leakage.content_hash", lambda _: pytest.fail("read"))
-        assert equal_content(files, {}, 1) == {}
+def test_large_files_that_differ_anywhere_are_told_apart(tmp_path):
+    content = np.random.default_rng(0).bytes(1 << 20)
+    changed = {f"at{place}": [content[:place] + b"changed" + content[place + 7 :]] for place in (0, 100_000, 900_000)}
+    files = write(tmp_path, original=[content], **changed, twin=[content])
+    assert equal_content(files, {}, 2) == {"twin": "the unlabelled case original"}
+
+
+def test_only_files_that_look_alike_are_read_as_a_whole(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    files = write(tmp_path, **{name: [rng.bytes(size)] for name, size in (("a", 500), ("b", 500), ("c", 600))})
+    monkeypatch.setattr("nnunetv2_semisup.data.leakage.content_hash", lambda _: pytest.fail("read as a whole"))
+    assert equal_content(files, {}, 1) == {}
 
 
 def test_content_hash_tells_where_one_file_ends(tmp_path):
