@@ -71,9 +71,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         for regularizer in self.regularizers:
             regularizer.check(self.requested, number_of_levels(plans, configuration))
         place = Place.of(type(self).__name__, plans, configuration, fold)
-        need_unlabeled = bool(self.regularizers) and not place.is_finished
-        self.cases = find_cases(place, plans, configuration, fold, self.requested, need_unlabeled)
         self.continues = bool(plans.get("continue_training", False))
+        need_unlabeled = bool(self.regularizers) and (self.continues or not place.is_finished)
+        self.cases = find_cases(place, plans, configuration, fold, self.requested, need_unlabeled)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings: Settings = self.requested
         self.teacher: nn.Module | None = None
