@@ -184,14 +184,14 @@ class MIReg(Regularizer):
         mask = None if valid is None else F.interpolate(valid.float(), size=second.shape[2:], mode="nearest")
         heads = self.heads[_term(tap)]
         if tap == BOTTLENECK:
-            first, second = self._pooled(first), self._pooled(second)
+            first, second = self._pooled(first, mask), self._pooled(second, mask)
             mask = None if mask is None else self._pooled(mask)
         losses, entropies = [], []
         for z1, z2 in zip(heads(first), heads(second), strict=True):
             if tap == BOTTLENECK:
                 rows1, rows2 = z1.movedim(1, -1).flatten(0, -2), z2.movedim(1, -1).flatten(0, -2)
                 if mask is not None:
-                    inside = mask.flatten() > 0.5
+                    inside = mask.flatten() > 0
                     rows1, rows2 = rows1[inside], rows2[inside]
                 losses.append(global_mi_loss(rows1, rows2, reduce=step.reduce))
             else:
@@ -199,7 +199,10 @@ class MIReg(Regularizer):
             entropies.append(marginal_entropy(z2.detach()))
         return torch.stack(losses).mean(), torch.stack(entropies).mean() / math.log(self.settings.mi.clusters)
 
-    def _pooled(self, features: Tensor) -> Tensor:
+    def _pooled(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Means over a grid of regions, of the valid voxels alone; 0 where a region has none."""
+        if mask is not None:
+            return self._pooled(features * mask) / self._pooled(mask).clamp_min(1e-6)
         grid = [min(self.settings.mi.grid, size) for size in features.shape[2:]]
         if self.facts.dim == 3:
             return F.adaptive_avg_pool3d(features, (grid[0], grid[1], grid[2]))

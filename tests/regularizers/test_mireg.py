@@ -74,8 +74,18 @@ def test_row06_global_pooling_is_dead_under_instance_norm_and_regional_pooling_i
     for grid in (1, 4):
         regularizer = build("mireg", facts_of(network), {"mi": {"grid": grid}})
         pooled = regularizer._pooled(bottleneck).movedim(1, -1).flatten(0, -2)
-        spreads.append(float(pooled.std(dim=0).mean()))
+        spreads.append(float(pooled.detach().std(dim=0).mean()))
     assert spreads[1] > 3 * spreads[0]
+
+
+def test_a_region_that_is_partly_valid_takes_the_mean_of_its_valid_voxels():
+    regularizer = build("mireg", facts_of(network_of()), {"mi": {"grid": 2}})
+    features = torch.arange(64.0).reshape(1, 1, 4, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4, 4)
+    mask[..., 0, 0, 0] = mask[..., 1, 1, 1] = 1
+    pooled = regularizer._pooled(features, mask)
+    assert pooled[0, 0, 0, 0, 0] == pytest.approx((0 + 21) / 2)
+    assert pooled.flatten()[1:].abs().max() == 0
 
 
 @pytest.mark.parametrize("source", ["own", "ema"])
