@@ -1,7 +1,7 @@
 """Command blocks of README.md and docs/, and what stands for what when they are run.
 
 Every fenced `bash` block is run, unless the line before it is `<!-- not-run: REASON -->`. Pages run in the order of
-`PAGES`, in one workspace; a block that has run already (equal after substitution) is not run again.
+`PAGES`, in one workspace; a command of nnU-Net's or ours that has run already (the same line) is not run again.
 """
 
 from __future__ import annotations
