@@ -96,15 +96,25 @@ def make_workspace(
     make_dataset(raw, **options)
     _change_labels(raw, regions, ignore)
     workspace = Workspace(root)
+    plan_and_preprocess(workspace, configurations, planner, patch or {})
+    return workspace
+
+
+def plan_and_preprocess(
+    workspace: Workspace,
+    configurations: tuple[str, ...] = ("3d_fullres",),
+    planner: str = "ExperimentPlanner",
+    patch: dict[str, list[int]] | None = None,
+) -> None:
+    """nnU-Net's planning and preprocessing, with small networks, and ours of the unlabelled and training images."""
+    number = int(DATASET[7:10])
     with workspace.active(workers=1):  # nnU-Net's planner cannot plan with 0
-        number = int(DATASET[7:10])
         extract_fingerprints([number], num_processes=1, verbose=False, show_progress_bar=False)
         plans_name = plan_experiments([number], planner)
         _shrink(workspace, plans_name, patch or {})
         preprocess([number], configurations=configurations, num_processes=(1,) * len(configurations), verbose=False)
         arguments = ["-d", str(number), "-c", *configurations, "-np", "1", "--training"]
         assert main(["preprocess", *arguments]) == 0
-    return workspace
 
 
 def _change_labels(raw: Path, regions: bool, ignore: bool) -> None:
