@@ -79,8 +79,8 @@ def test_unknown_dataset_plans_and_configuration_say_what_to_type(workspace, cap
     assert_one_line(capsys, "type: nnUNetv2_plan_and_preprocess -d 902")
     assert main([*PREPROCESS, "-p", "other"]) == 1
     assert_one_line(capsys, "other.json", "type: nnUNetv2_plan_and_preprocess -d 901")
-    assert main(["preprocess", "-d", "901", "-c", "3d_lowres"]) == 1
-    assert_one_line(capsys, "no configuration 3d_lowres", "3d_fullres")
+    assert main(["preprocess", "-d", "901", "-c", "3d_other"]) == 1
+    assert_one_line(capsys, "no configuration 3d_other", "3d_fullres")
     (workspace.dataset_folder / "dataset.json").unlink()
     assert main(PREPROCESS) == 1
     assert_one_line(capsys, "dataset.json is missing")

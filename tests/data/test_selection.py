@@ -143,7 +143,7 @@ def test_an_unlabelled_case_with_the_voxels_of_another_is_refused(workspace, twi
 
 
 def test_no_labelled_case_and_no_configuration_say_what_to_type(workspace):
-    assert_refused(workspace, r"no configuration 3d_lowres; choose -c from: .*3d_fullres", configuration="3d_lowres")
+    assert_refused(workspace, r"no configuration 3d_other; choose -c from: .*3d_fullres", configuration="3d_other")
     for file in (workspace.dataset_folder / DATA_IDENTIFIER).iterdir():
         file.unlink()
     assert_refused(workspace, r"no labelled case; type: nnUNetv2_preprocess -d 901 -c 3d_fullres$", split=None)
