@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunetv2_semisup.losses.masking import masked_mean
+from nnunetv2_semisup.losses.masking import masked, masked_mean
 from nnunetv2_semisup.losses.precision import full_precision, without_autocast
 
 
@@ -37,5 +37,5 @@ def mse_consistency(p: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     if p.shape != q.shape:
         raise ValueError(f"p and q must have one shape, got {tuple(p.shape)} and {tuple(q.shape)}")
     with without_autocast(p):
-        squared = (full_precision(p) - full_precision(q)).square()
-        return masked_mean(squared, mask)
+        difference = masked(full_precision(p) - full_precision(q), mask)
+        return masked_mean(difference.square(), mask)

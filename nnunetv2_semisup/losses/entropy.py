@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nnunetv2_semisup.losses.masking import masked_mean
+from nnunetv2_semisup.losses.masking import masked, masked_mean
 from nnunetv2_semisup.losses.precision import full_precision, without_autocast
 
 
@@ -36,8 +36,8 @@ def shannon_entropy(p: Tensor, dim: int = 1, eps: float = 1e-10) -> Tensor:
 def entropy_loss(logits: Tensor, mask: Tensor | None = None, regions: bool = False) -> Tensor:
     """Mean entropy of a prediction as a share of its maximum, in [0, 1].
 
-    Grandvalet & Bengio, NeurIPS 2005, equation 4: the conditional entropy of the labels given unlabelled inputs, here
-    of voxels. To be minimised.
+    Grandvalet & Bengio, NeurIPS 2004: the empirical conditional entropy H_emp(Y|X) of the labels given unlabelled
+    inputs, here voxels. To be minimised.
 
     Args:
         logits: [B, C, *S] before softmax or sigmoid.
@@ -52,8 +52,8 @@ def entropy_loss(logits: Tensor, mask: Tensor | None = None, regions: bool = Fal
     Raises:
         ValueError: one class under softmax, whose entropy is always 0; a mask that does not fit.
 
-    Departures: the paper sums over samples and works in nats; the mean and the division make one weight fit any
-    patch size and number of classes.
+    Departures: the paper works in nats and has no regions; divided by its maximum, one weight fits any number of
+    classes.
 
     Example:
         >>> import torch
@@ -64,7 +64,7 @@ def entropy_loss(logits: Tensor, mask: Tensor | None = None, regions: bool = Fal
     if not regions and classes < 2:
         raise ValueError(f"a softmax entropy needs at least 2 classes, got {classes}")
     with without_autocast(logits):
-        logits = full_precision(logits)
+        logits = masked(full_precision(logits), mask)
         if regions:
             entropies = -(logits.sigmoid() * F.logsigmoid(logits) + (-logits).sigmoid() * F.logsigmoid(-logits))
             return masked_mean(entropies, mask) / math.log(2)

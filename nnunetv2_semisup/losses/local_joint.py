@@ -84,7 +84,7 @@ def _joint(z1: Tensor, z2: Tensor, mask: Tensor | None, radius: Sequence[int]) -
     tz, ty, tx = (2 * r + 1 for r in radius)
     products = z1.new_zeros(tz, clusters * ty, clusters * tx)
     with without_autocast(z1):
-        for tile in _tiles(z1, ty):
+        for tile in _tiles(z1, ty, rz):
             first = tile.row_shifts(z1, mask, rz, ry)
             second = tile.column_shifts(z2, mask, rx).mT
             for product, shifted in zip(products, tile.plane_shifts(first, rz), strict=True):
@@ -103,10 +103,10 @@ def _gradient_second(z1: Tensor, grad: Tensor, mask: Tensor | None, radius: Sequ
     clusters = z1.shape[1]
     rz, ry, rx = radius
     tz, ty, tx = (2 * r + 1 for r in radius)
-    weights = grad.flip(2).permute(0, 4, 2, 3, 1).reshape(tz, clusters * tx, clusters * ty)
+    weights = grad.flip(2).permute(0, 4, 2, 3, 1).reshape(tz, clusters * tx, clusters * ty).contiguous()
     result = torch.empty_like(z1, memory_format=torch.contiguous_format)
     with without_autocast(z1):
-        for tile in _tiles(z1, ty):
+        for tile in _tiles(z1, ty, rz):
             first = tile.row_shifts(z1, mask, rz, ry)
             stack = first.new_zeros(tile.items, clusters * tx, first.shape[2])
             for weight, shifted in zip(weights, tile.plane_shifts(first, rz), strict=True):
@@ -205,21 +205,21 @@ class _Tile:
         return F.pad(part, outside) if any(outside) else part
 
 
-_BLOCK_VOXELS = 1024
+_BLOCK_VOXELS = 512
 """Voxels of a block of rows: enough for a matrix product to run at full speed, few enough for the cache."""
 
 _STACK_BYTES = {"cpu": 2 << 20}
 """Memory of one stack. On the CPU it shall stay in the cache; elsewhere many items are needed to occupy the device."""
 
 
-def _tiles(z: Tensor, shifts: int) -> Iterator[_Tile]:
-    """Cut maps [B, K, D, H, W] into tiles whose stacks of so many shifts stay small."""
+def _tiles(z: Tensor, shifts: int, halo: int) -> Iterator[_Tile]:
+    """Cut maps [B, K, D, H, W] into tiles whose stacks of so many shifts, with a halo of planes, stay small."""
     batch, clusters, depth, height, width = z.shape
     block_rows = max((n for n in range(1, height + 1) if height % n == 0 and n * width <= _BLOCK_VOXELS), default=1)
     item_bytes = clusters * shifts * block_rows * width * z.element_size()
     items = _STACK_BYTES.get(z.device.type, 64 << 20) // item_bytes
-    planes = min(max(items, 1), depth)
-    blocks = min(max(items // planes, 1), height // block_rows)
+    planes = min(max(items - 2 * halo, 1), depth)
+    blocks = min(max(items // (planes + 2 * halo), 1), height // block_rows)
     for sample in range(batch):
         for plane in range(0, depth, planes):
             for block in range(0, height // block_rows, blocks):

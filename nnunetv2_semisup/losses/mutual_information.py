@@ -15,6 +15,7 @@ from nnunetv2_semisup.losses.precision import full_precision, without_autocast
 __all__ = [
     "global_joint",
     "global_mi_loss",
+    "joint_probabilities",
     "local_joint",
     "local_mi_loss",
     "marginal_entropy",
@@ -51,6 +52,27 @@ def global_joint(z1: Tensor, z2: Tensor) -> Tensor:
         return full_precision(z1).T @ full_precision(z2)
 
 
+def joint_probabilities(joint: Tensor, symmetrise: bool = True) -> Tensor:
+    """Joint distribution P of counts: each [K, K] divided by its sum, and (P + P^T) / 2.
+
+    Args:
+        joint: counts or probabilities [..., K, K].
+        symmetrise: as the authors do, who index both views' clusters alike. Each [K, K] with its own transpose.
+
+    Returns:
+        [..., K, K] of at least float32, sums 1; all 0 where a joint has no pair.
+
+    Example:
+        >>> import torch
+        >>> joint_probabilities(torch.tensor([[2.0, 2.0], [0.0, 4.0]])).tolist()
+        [[0.25, 0.125], [0.125, 0.5]]
+    """
+    joint = full_precision(joint)
+    total = joint.sum((-2, -1), keepdim=True)
+    p = joint / torch.where(total > 0, total, 1)
+    return (p + p.mT) / 2 if symmetrise else p
+
+
 def mutual_information(joint: Tensor, eps: float = 1e-10, lam: float = 1.0, symmetrise: bool = True) -> Tensor:
     """Mutual information of joints, in nats, in [0, log K]; 0 for a joint without a single pair.
 
@@ -62,7 +84,8 @@ def mutual_information(joint: Tensor, eps: float = 1e-10, lam: float = 1.0, symm
         joint: counts or probabilities [..., K, K].
         eps: floor inside the logarithms. It bounds the gradient at P_ij = 0 and leaves the value there as it is.
         lam: weight of the marginal entropies; above 1 it rewards balanced clusters and the value is no longer an MI.
-        symmetrise: replace P by (P + P^T) / 2 first, as the authors do; they index both views' clusters alike.
+        symmetrise: see `joint_probabilities`. Afterwards the value is no longer 0 for independent views whose
+            clusters are used in different shares.
 
     Returns:
         [...] of at least float32.
@@ -76,11 +99,7 @@ def mutual_information(joint: Tensor, eps: float = 1e-10, lam: float = 1.0, symm
         1.3863
     """
     with without_autocast(joint):
-        joint = full_precision(joint)
-        total = joint.sum((-2, -1), keepdim=True)
-        p = joint / torch.where(total > 0, total, 1)
-        if symmetrise:
-            p = (p + p.mT) / 2
+        p = joint_probabilities(joint, symmetrise)
         rows = p.sum(-1, keepdim=True).clamp_min(eps).log()
         columns = p.sum(-2, keepdim=True).clamp_min(eps).log()
         return (p * (p.clamp_min(eps).log() - lam * rows - lam * columns)).sum((-2, -1))
