@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -109,7 +110,7 @@ def write_whole(text: str, file: Path) -> None:
 
     Raises SemiSupervisedError where the disk is full or the folder cannot be written.
     """
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial = partial_name(file)
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, file)
@@ -118,6 +119,11 @@ def write_whole(text: str, file: Path) -> None:
         raise SemiSupervisedError(
             f"cannot write {file} ({error.strerror}); mend that and type the same command again"
         ) from error
+
+
+def partial_name(file: Path) -> Path:
+    """A name beside a file that no other process uses, on this machine or on another that shares the folder."""
+    return file.with_name(f"{file.name}.{uuid4().hex}.partial")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnunetv2_semisup.data.folders import dataset_option, preprocessed_identifiers, read_json, write_json
+from nnunetv2_semisup.data.folders import dataset_option, partial_name, preprocessed_identifiers, read_json, write_json
 from nnunetv2_semisup.data.raw_cases import training_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
 
@@ -164,7 +164,7 @@ def _stock_fold(dataset_folder: Path, cases: Sequence[str], fold: Fold) -> tuple
             raise SemiSupervisedError(
                 f"nnU-Net makes 5 folds of at least 5 cases, here are {len(cases)}; write {file} yourself or use -f all"
             )
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+        partial = partial_name(file)
         save_json(generate_crossval_split(list(cases), seed=12345, n_splits=5), str(partial))
         os.replace(partial, file)
     folds = read_json(file)
