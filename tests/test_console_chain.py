@@ -106,8 +106,7 @@ def test_the_whole_way(console):
     run(*train, "--npz", "--c")
     assert [int(row["epoch"]) for row in read_log(fold / "semisup_log.csv")] == [0, 1, 2, 3]
     assert (fold / "semisup_progress.png").exists()
-    # Our own loader's worker ends with its parent, also when that was killed.
-    wait_for(lambda: sum(child.is_running() for child in children) < len(children) or not children, 30)
+    wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 30)
 
     (fold / "validation" / "summary.json").unlink()
     run(*train, "--val", "--npz")

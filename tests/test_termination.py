@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from nnunetv2_semisup.termination import sigterm_unwinds
@@ -43,3 +44,21 @@ def test_forked_children_have_the_default_action():
         child.terminate()
         child.join(10)
     assert child.exitcode == -signal.SIGTERM
+
+
+def _parent_of_a_worker(pipe) -> None:
+    with sigterm_unwinds():
+        worker = multiprocessing.get_context("fork").Process(target=_wait_without_bytecodes)
+        worker.start()
+        pipe.send(worker.pid)
+        _wait_without_bytecodes()
+
+
+def test_forked_children_of_a_killed_process_end():
+    ours, theirs = multiprocessing.Pipe()
+    parent = multiprocessing.get_context("fork").Process(target=_parent_of_a_worker, args=(theirs,))
+    parent.start()
+    worker = psutil.Process(ours.recv())
+    parent.kill()
+    parent.join()
+    worker.wait(timeout=10)

@@ -7,7 +7,6 @@ import copy
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from nnunetv2_semisup.data.dataset import UnlabeledDataset, nonzero_box
 from nnunetv2_semisup.data.random_streams import RandomStreams
 from nnunetv2_semisup.data.views import ViewTransforms, make_views
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.termination import end_with_parent
 
 _BUDGET = "nnUNet_n_proc_DA"
 _RUNNING: weakref.WeakSet[NonDetMultiThreadedAugmenter] = weakref.WeakSet()
@@ -90,11 +90,11 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
         with torch.no_grad(), _one_thread(), self.streams.active():
             keys = [str(key) for key in self.get_indices()]
             samples = [self._draw_views(key) for key in keys]
-        return {
-            "views": [torch.stack([views[index] for views, _ in samples]) for index in range(self.n_views)],
-            "valid": torch.stack([valid for _, valid in samples]),
-            "keys": keys,
-        }
+            return {
+                "views": [torch.stack([views[index] for views, _ in samples]) for index in range(self.n_views)],
+                "valid": torch.stack([valid for _, valid in samples]),
+                "keys": keys,
+            }
 
     def _draw_views(self, key: str) -> tuple[list[torch.Tensor], torch.Tensor]:
         image, nonzero, _ = self._data.load_case(key)
@@ -208,13 +208,4 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A tensor in the queue is fetched from its worker: one that leaves at once breaks the parent's last read.
     Finalize(None, time.sleep, args=(0.2,), exitpriority=_BEFORE_ALL_ELSE)
-    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _wait_for_parent(parent_id: int) -> None:
-    # A killed parent cannot end its daemons, and a full queue would hold them for ever. Under fork the parent's
-    # sentinel stays open in later siblings, so the parent's id is watched as well.
-    parent = multiprocessing.parent_process()
-    while parent is not None and parent.is_alive() and os.getppid() == parent_id:
-        parent.join(timeout=1)
-    os._exit(1)
+    end_with_parent()

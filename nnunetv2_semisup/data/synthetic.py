@@ -1,7 +1,7 @@
 """A synthetic abdomen in nnU-Net's raw format: for the demo, and small and fast enough for tests.
 
 Every patient is the same anatomy seen through its own deformation, contrast, texture, bias field and noise. Anatomy is
-described in coordinates (z, y, x) of about -1 to 1, so one description serves any size; a 2D dataset is one slice of it.
+described in coordinates (z, y, x) of about -1 to 1, so one description serves any size; a 2D dataset is one slice.
 Beside the labelled structures lie unlabelled ones of similar intensity (spleen, bowel, gall bladder): intensity alone
 does not segment.
 """
