@@ -108,8 +108,10 @@ def read_cases(file: Path) -> dict[str, Case]:
     content = read_json(file)
     try:
         if content["format"] != _FORMAT:
-            raise SemiSupervisedError(f"{file} was written by another version of nnunetv2_semisup; delete it and "
-                                      "preprocess again with --overwrite")
+            raise SemiSupervisedError(
+                f"{file} was written by another version of nnunetv2_semisup; delete it and "
+                "preprocess again with --overwrite"
+            )
         return {identifier: case_from_json(record) for identifier, record in content["cases"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise SemiSupervisedError(

@@ -188,9 +188,7 @@ def _report(identifier: str, records: dict[str, Case], by_voxels: dict[str, str]
         _refuse_twin(identifier, records, by_voxels, outcome)
 
 
-def _settle(
-    records: dict[str, Case], inventory: Inventory, known: dict[str, str], target: str, folder: Path
-) -> None:
+def _settle(records: dict[str, Case], inventory: Inventory, known: dict[str, str], target: str, folder: Path) -> None:
     """Drop the records, and the files, of cases that have no place here any more."""
     present = set(os.listdir(folder))
     for identifier, case in list(records.items()):
