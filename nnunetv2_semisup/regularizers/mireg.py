@@ -15,6 +15,7 @@ from nnunetv2_semisup.configuration.settings import Auto, Count, Section, SemiSu
 from nnunetv2_semisup.data.geometry import draw_geometry
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
+from nnunetv2_semisup.losses.masking import masked, masked_mean
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHeads, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
@@ -155,7 +156,7 @@ class MIReg(Regularizer):
             terms["consistency"] = mse_consistency(
                 self.facts.probabilities(logits), self.facts.probabilities(target_logits), valid
             )
-        signs.update(self._agreement(logits.detach(), target_logits))
+        signs.update(self._agreement(logits.detach(), target_logits, valid))
         return Outcome(terms, signs)
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
@@ -208,10 +209,11 @@ class MIReg(Regularizer):
             return F.adaptive_avg_pool3d(features, (grid[0], grid[1], grid[2]))
         return F.adaptive_avg_pool2d(features, (grid[0], grid[1]))
 
-    def _agreement(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        ours, theirs = self.facts.foreground(logits), self.facts.foreground(target)
-        overlap = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()).clamp_min(1)
-        return {"foreground": ours.float().mean(), "agreement": overlap}
+    def _agreement(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
+        """Share of foreground, and the Dice overlap of the two predicted foregrounds."""
+        ours, theirs = (masked(self.facts.foreground(x).float(), valid) for x in (logits, target))
+        overlap = 2 * (ours * theirs).sum() / (ours.sum() + theirs.sum()).clamp_min(1)
+        return {"foreground": masked_mean(ours, valid), "agreement": overlap}
 
 
 def _term(tap: int) -> str:
