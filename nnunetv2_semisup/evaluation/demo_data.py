@@ -17,7 +17,7 @@ SYNTHETIC: dict[str, Any] = {
     "n_labeled": 3,
     "n_unlabeled": 20,
     "n_test": 6,
-    "shape": (32, 48, 48),
+    "shape": (32, 40, 48),
     "spacing": (6.0, 6.0, 6.0),
     "seed": 0,
 }

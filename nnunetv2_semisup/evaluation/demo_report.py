@@ -205,7 +205,7 @@ def _meaning(demo: Demo, difference: PairedDifference) -> list[str]:
             f"The interval of the difference contains 0: from these {difference.n_cases} cases one cannot say whether "
             f"{_METHOD} helps on this task."
         )
-    steps = TRAINING["num_epochs"] * TRAINING["num_iterations_per_epoch"]
+    steps = int(TRAINING["num_epochs"] * TRAINING["num_iterations_per_epoch"])
     kind = "Synthetic patients are no evidence about real ones." if demo.source is None else "The network is a toy."
     return [
         "<h2>What it means</h2>",
