@@ -1,6 +1,6 @@
 """Time and peak memory of a training step against the stock trainer, in one run, on nnU-Net's own plan.
 
-    python benchmarks/step.py -d 804 -c 3d_fullres -device cpu --rounds 3 -o docs/reference/results/step_cpu.csv
+    python benchmarks/step.py -d 804 -c 3d_fullres --split first4 -device cpu -o docs/reference/results/step_cpu.csv
 
 nnUNet_preprocessed must hold the dataset, planned and with unlabelled cases. Every arm runs in a process of its own,
 in turn, `--rounds` times; medians are printed. "Samples" are patches through the network: labelled and unlabelled
@@ -48,7 +48,7 @@ def measure(arm: str, args: argparse.Namespace) -> dict[str, float]:
     folder = Path(os.environ["nnUNet_preprocessed"]) / maybe_convert_to_dataset_name(int(args.d))
     plans = json.loads((folder / f"{args.p}.json").read_text()) | {"continue_training": False, "plans_name": "step"}
     if name != "nnUNetTrainer":
-        plans["semisup"] = settings
+        plans["semisup"] = settings | {"data": {"split": args.split}}
     dataset_json = json.loads((folder / "dataset.json").read_text())
     device = torch.device(args.device)
     cls = nnUNetTrainer if name == "nnUNetTrainer" else trainer_class(name)
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("-d", required=True)
     parser.add_argument("-c", default="3d_fullres")
     parser.add_argument("-p", default="nnUNetPlans")
+    parser.add_argument("--split", help="split file whose unlabelled cases are used as well")
     parser.add_argument("-device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
