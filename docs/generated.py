@@ -64,10 +64,12 @@ def _help(command: str) -> str:
 
 
 def _settings_table(model: type[Section], keys: list[str], defaults: dict[str, Any], sources: dict[str, str]) -> str:
-    lines = ["| setting | default | allowed | | source |", "|---|---|---|---|---|"]
+    lines = ["| setting | default | allowed | |" + (" source |" if sources else "")]
+    lines.append("|---" * (lines[0].count("|") - 1) + "|")
     descriptions = allowed_keys(model)
     for key in keys:
-        cells = [f"`{key}`", f"`{defaults[key]}`", allowed_values(model, key), descriptions[key], sources.get(key, "")]
+        cells = [f"`{key}`", f"`{defaults[key]}`", allowed_values(model, key), descriptions[key]]
+        cells += [sources[key]] if sources else []
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
