@@ -82,15 +82,17 @@ def _joint(z1: Tensor, z2: Tensor, mask: Tensor | None, radius: Sequence[int]) -
     clusters = z1.shape[1]
     rz, ry, rx = radius
     tz, ty, tx = (2 * r + 1 for r in radius)
-    products = z1.new_zeros(tz, clusters * ty, clusters * tx)
+    tiles = list(_tiles(z1, ty, rz))
+    # Items are summed at the very end: fewer passes over memory, and less rounding in long sums.
+    products = z1.new_zeros(tz, max((tile.items for tile in tiles), default=0), clusters * ty, clusters * tx)
     with without_autocast(z1):
-        for tile in _tiles(z1, ty, rz):
+        for tile in tiles:
             first = tile.row_shifts(z1, mask, rz, ry)
             second = tile.column_shifts(z2, mask, rx).mT
             for product, shifted in zip(products, tile.plane_shifts(first, rz), strict=True):
-                product += torch.bmm(shifted, second).sum(0)
+                product[: tile.items].baddbmm_(shifted, second)
     # Entry t of the columns' shifts is Y(v + t - rx): displacement dx = rx - t.
-    return products.view(tz, clusters, ty, clusters, tx).permute(0, 2, 4, 1, 3).flip(2).contiguous()
+    return products.sum(1).view(tz, clusters, ty, clusters, tx).permute(0, 2, 4, 1, 3).flip(2).contiguous()
 
 
 @torch.library.custom_op(
@@ -108,9 +110,9 @@ def _gradient_second(z1: Tensor, grad: Tensor, mask: Tensor | None, radius: Sequ
     with without_autocast(z1):
         for tile in _tiles(z1, ty, rz):
             first = tile.row_shifts(z1, mask, rz, ry)
-            stack = first.new_zeros(tile.items, clusters * tx, first.shape[2])
-            for weight, shifted in zip(weights, tile.plane_shifts(first, rz), strict=True):
-                stack.baddbmm_(weight.expand(tile.items, -1, -1), shifted)
+            stack = first.new_empty(tile.items, clusters * tx, first.shape[2])
+            for i, (weight, shifted) in enumerate(zip(weights, tile.plane_shifts(first, rz), strict=True)):
+                stack.baddbmm_(weight.expand(tile.items, -1, -1), shifted, beta=min(i, 1))
             tile.add_columns(result, stack, rx)
     return result if mask is None else result.masked_fill_(~mask, 0)
 
@@ -208,8 +210,9 @@ class _Tile:
 _BLOCK_VOXELS = 512
 """Voxels of a block of rows: enough for a matrix product to run at full speed, few enough for the cache."""
 
-_STACK_BYTES = {"cpu": 2 << 20}
-"""Memory of one stack. On the CPU it shall stay in the cache; elsewhere many items are needed to occupy the device."""
+_STACK_BYTES_PER_THREAD = 2 << 20
+_STACK_BYTES_ON_DEVICE = 64 << 20
+"""Memory of one stack. On a CPU it shall stay in the caches of its threads; a GPU needs many items to be occupied."""
 
 
 def _tiles(z: Tensor, shifts: int, halo: int) -> Iterator[_Tile]:
@@ -217,7 +220,10 @@ def _tiles(z: Tensor, shifts: int, halo: int) -> Iterator[_Tile]:
     batch, clusters, depth, height, width = z.shape
     block_rows = max((n for n in range(1, height + 1) if height % n == 0 and n * width <= _BLOCK_VOXELS), default=1)
     item_bytes = clusters * shifts * block_rows * width * z.element_size()
-    items = _STACK_BYTES.get(z.device.type, 64 << 20) // item_bytes
+    stack_bytes = (
+        _STACK_BYTES_PER_THREAD * torch.get_num_threads() if z.device.type == "cpu" else _STACK_BYTES_ON_DEVICE
+    )
+    items = stack_bytes // item_bytes
     planes = min(max(items - 2 * halo, 1), depth)
     blocks = min(max(items // (planes + 2 * halo), 1), height // block_rows)
     for sample in range(batch):

@@ -35,7 +35,7 @@ def tiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Maps as small as the tests' fit one tile; small limits cut them along planes, rows and samples."""
     if request.param == "many tiles":
         monkeypatch.setattr(kernel, "_BLOCK_VOXELS", 5)
-        monkeypatch.setitem(kernel._STACK_BYTES, "cpu", 600)
+        monkeypatch.setattr(kernel, "_STACK_BYTES_PER_THREAD", 600)
 
 
 @pytest.mark.usefixtures("tiling")
