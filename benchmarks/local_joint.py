@@ -141,6 +141,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = False  # all formulations in float32
     if args.measure_memory:
+        torch.set_num_threads(args.threads[0])
         print(_extra_memory(args.measure_memory, args.device, args.sizes[0], args.clusters[0], args.radii[0]))
         return
     print(f"torch {torch.__version__}, {_machine(args.device)}, batch {BATCH}, median of {args.rounds} rounds")
@@ -148,9 +149,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
     for size, clusters, radius in product(args.sizes, args.clusters, args.radii):
-        memory = {name: _memory(name, args.device, size, clusters, radius) for name in args.only}
-        for threads in args.threads if args.device == "cpu" else [0]:
+        for threads in args.threads if args.device == "cpu" else [1]:
             case = {"threads": threads, "size": size, "clusters": clusters, "radius": radius}
+            memory = {name: _memory(name, args.device, **case) for name in args.only}
             for name, seconds, ratio in _times(args.only, args.device, args.rounds, **case):
                 row = {**case, "formulation": name, "seconds": seconds, "times_ours": ratio, "memory": memory[name]}
                 rows.append(row)
@@ -181,8 +182,7 @@ def _times(
     names: Sequence[str], device: str, rounds: int, threads: int, size: int, clusters: int, radius: int
 ) -> list[tuple[str, float, float]]:
     """Median seconds of every formulation, and the median of its ratio to ours within a round."""
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     passes = {name: _pass(name, device, size, clusters, radius) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(rounds + 1):
@@ -198,8 +198,8 @@ def _times(
     ]
 
 
-def _memory(name: str, device: str, size: int, clusters: int, radius: int) -> float:
-    arguments = ["--sizes", size, "--clusters", clusters, "--radii", radius, "--device", device]
+def _memory(name: str, device: str, threads: int, size: int, clusters: int, radius: int) -> float:
+    arguments = ["--threads", threads, "--sizes", size, "--clusters", clusters, "--radii", radius, "--device", device]
     command = [sys.executable, __file__, "--measure-memory", name, *map(str, arguments)]
     # A fixed threshold makes glibc return every larger block at once, so that the resident size is what is in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}

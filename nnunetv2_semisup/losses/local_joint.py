@@ -219,11 +219,11 @@ def _tiles(z: Tensor, shifts: int, halo: int) -> Iterator[_Tile]:
     """Cut maps [B, K, D, H, W] into tiles whose stacks of so many shifts, with a halo of planes, stay small."""
     batch, clusters, depth, height, width = z.shape
     block_rows = max((n for n in range(1, height + 1) if height % n == 0 and n * width <= _BLOCK_VOXELS), default=1)
-    item_bytes = clusters * shifts * block_rows * width * z.element_size()
-    stack_bytes = (
-        _STACK_BYTES_PER_THREAD * torch.get_num_threads() if z.device.type == "cpu" else _STACK_BYTES_ON_DEVICE
-    )
-    items = stack_bytes // item_bytes
+    voxel_bytes = clusters * z.element_size()
+    on_cpu = z.device.type == "cpu"
+    limit = _STACK_BYTES_PER_THREAD * torch.get_num_threads() if on_cpu else _STACK_BYTES_ON_DEVICE
+    half_a_sample = voxel_bytes * depth * height * width // 2
+    items = min(limit, half_a_sample) // (voxel_bytes * shifts * block_rows * width)
     planes = min(max(items - 2 * halo, 1), depth)
     blocks = min(max(items // (planes + 2 * halo), 1), height // block_rows)
     for sample in range(batch):
