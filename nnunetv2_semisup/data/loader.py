@@ -207,5 +207,5 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A tensor in the queue is fetched from its worker: one that leaves at once breaks the parent's last read.
-    Finalize(None, time.sleep, args=(0.2,), exitpriority=_BEFORE_ALL_ELSE)
+    Finalize(None, time.sleep, args=(1.0,), exitpriority=_BEFORE_ALL_ELSE)
     end_with_parent()

@@ -130,8 +130,11 @@ def open_demo(folder: Path, source: Path | None = None) -> Demo:
             _clear(demo.folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SemiSupervisedError(f"{folder} is no folder of a demo; name another one: -o DIR")
-    demo.folder.mkdir(parents=True, exist_ok=True)
-    demo.save()
+    try:
+        demo.folder.mkdir(parents=True, exist_ok=True)
+        demo.save()
+    except OSError as error:
+        raise SemiSupervisedError(f"cannot write to {folder} ({error.strerror}); name another folder: -o DIR") from None
     return demo
 
 
@@ -220,7 +223,7 @@ def _write_small_plans(demo: Demo) -> None:
 
 
 def _dice(demo: Demo, trainer: str) -> DiceScores:
-    return folder_dice(demo.predictions(trainer), demo.raw / "labelsTs", demo.raw / "dataset.json")
+    return folder_dice(demo.predictions(trainer), demo.raw / "labelsTs", demo.raw / "dataset.json", num_processes=1)
 
 
 def _clear(folder: Path) -> None:

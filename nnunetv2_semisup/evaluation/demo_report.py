@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,10 @@ def _pictures(demo: Demo, scores: dict[str, DiceScores]) -> list[str]:
             "The cases with the largest, the median and the smallest difference between the two. Colours are the "
             "segmentation, white lines on the predictions are the borders of the truth."
         ),
-        color_key(scores[_BASELINE].labels, [PALETTE[i % len(PALETTE)] for i in range(len(scores[_BASELINE].labels))]),
     ]
     dataset = json.loads((demo.raw / "dataset.json").read_text())
+    names = label_names(dataset["labels"])
+    parts.append(color_key(list(names.values()), [PALETTE[(label - 1) % len(PALETTE)] for label in names]))
     gain = scores[_METHOD].per_case - scores[_BASELINE].per_case
     order = np.argsort(-gain)
     for row in dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]):
@@ -103,6 +105,15 @@ def _pictures(demo: Demo, scores: dict[str, DiceScores]) -> list[str]:
         parts.append(f"<h3>{escape(case)}, difference {gain[row]:+.3f}</h3>")
         parts += _case_strips(demo, dataset, case, dice)
     return parts
+
+
+def label_names(labels: dict[str, int | list[int]]) -> dict[int, str]:
+    """Name of every value in a label file but 0, ascending; of nested regions the smallest that holds the value."""
+    regions = [(name, label if isinstance(label, list) else [label]) for name, label in labels.items()]
+    names: dict[int, str] = {}
+    for name, values in sorted(regions, key=lambda region: -len(region[1])):
+        names |= {value: name for value in values if value > 0}
+    return dict(sorted(names.items()))
 
 
 def _case_strips(demo: Demo, dataset: dict[str, Any], case: str, dice: dict[str, str]) -> list[str]:
@@ -169,7 +180,7 @@ def _panel(rows: list[dict[str, str]], column: str) -> str:
 
 
 def _commands(demo: Demo) -> list[str]:
-    lines = [f"cd {demo.folder}"]
+    lines = [f"cd {shlex.quote(str(demo.folder))}"]
     lines += [f'export {name}="$PWD/{name}"' for name in FOLDERS]
     lines += ['export nnUNet_extTrainer="$(nnUNetv2_semisup trainers)"', ""]
     for step in demo.finished:

@@ -107,7 +107,7 @@ def test_no_process_is_one_loader_in_this_one(dataset: UnlabeledDataset) -> None
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_stopping_is_quiet_leaves_no_process_and_may_be_repeated(dataset: UnlabeledDataset) -> None:
-    for batches in range(6):
+    for batches in range(4):
         augmenter = start_loader(augmented_loader(dataset), 2, pin_memory=False)
         assert isinstance(augmenter, NonDetMultiThreadedAugmenter)
         workers = list(augmenter._processes)

@@ -59,6 +59,11 @@ class TestFolder:
         with pytest.raises(SemiSupervisedError, match="no folder of a demo"):
             open_demo(tmp_path / "demo")
 
+    def test_a_folder_that_cannot_be_made_is_one_clear_line(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(SemiSupervisedError, match=r"cannot write to .*name another folder: -o DIR"):
+            open_demo(tmp_path / "file" / "demo")
+
     def test_the_demo_of_another_dataset_is_refused_and_stays(self, tmp_path, user_dataset):
         open_demo(tmp_path / "demo").save()
         (tmp_path / "demo" / "index.html").write_text("results")

@@ -8,7 +8,7 @@ import torch
 
 from nnunetv2_semisup.data.synthetic import make_dataset
 from nnunetv2_semisup.evaluation.demo import SMALL_PLANS, TRAINERS, Finished, open_demo
-from nnunetv2_semisup.evaluation.demo_report import headline, write_report
+from nnunetv2_semisup.evaluation.demo_report import headline, label_names, write_report
 from nnunetv2_semisup.evaluation.dice import DiceScores
 from nnunetv2_semisup.evaluation.paired import PairedDifference
 
@@ -94,3 +94,9 @@ def test_page_says_what_the_numbers_say(finished_demo, shift, expected, verdict)
 
 def test_an_interval_that_touches_0_claims_nothing():
     assert "no clear difference" in headline(0.5, 0.6, PairedDifference(0.1, 0.0, 0.2, 5, 6))
+
+
+def test_values_in_a_file_are_named_after_the_smallest_region():
+    assert label_names({"background": 0, "a": 1, "b": 2}) == {1: "a", 2: "b"}
+    regions = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3], "ignore": 4}
+    assert label_names(regions) == {1: "whole", 2: "core", 3: "enhancing", 4: "ignore"}
