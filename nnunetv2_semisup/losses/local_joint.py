@@ -222,8 +222,8 @@ def _tiles(z: Tensor, shifts: int, halo: int) -> Iterator[_Tile]:
     voxel_bytes = clusters * z.element_size()
     on_cpu = z.device.type == "cpu"
     limit = _STACK_BYTES_PER_THREAD * torch.get_num_threads() if on_cpu else _STACK_BYTES_ON_DEVICE
-    half_a_sample = voxel_bytes * depth * height * width // 2
-    items = min(limit, half_a_sample) // (voxel_bytes * shifts * block_rows * width)
+    one_sample = voxel_bytes * depth * height * width
+    items = min(limit, one_sample) // (voxel_bytes * shifts * block_rows * width)
     planes = min(max(items - 2 * halo, 1), depth)
     blocks = min(max(items // (planes + 2 * halo), 1), height // block_rows)
     for sample in range(batch):
