@@ -115,7 +115,7 @@ def make_split(
             a `group` that is no expression, or does not match an identifier.
     """
     cases = labeled_identifiers(dataset_folder, raw_folder, dataset_json)
-    train, val = (cases, []) if fold == "all" else _stock_fold(dataset_folder, cases, fold)
+    train, val = (cases, []) if fold == "all" else _kept_fold(dataset_folder, cases, fold)
     patient_of = {case: _patient(case, group) for case in (*train, *val)}
     validating = {patient_of[case] for case in val}
     patients: dict[str, list[str]] = {}
@@ -156,24 +156,40 @@ def labeled_identifiers(dataset_folder: Path, raw_folder: Path, dataset_json: di
     return sorted(cases)
 
 
-def _stock_fold(dataset_folder: Path, cases: Sequence[str], fold: Fold) -> tuple[list[str], list[str]]:
-    """Training and validation cases of a fold of splits_final.json, which is made where it is missing."""
+def stock_fold(dataset_folder: Path, cases: Sequence[str], fold: Fold) -> tuple[list[str], list[str]]:
+    """Training and validation cases of a fold of splits_final.json, or of what nnU-Net will write there.
+
+    Args:
+        dataset_folder: of nnUNet_preprocessed.
+        cases: all labelled cases, sorted.
+        fold: a number.
+
+    Raises:
+        SemiSupervisedError: no such fold, too few cases for nnU-Net's folds, a file that names an unknown case.
+    """
     file = dataset_folder / "splits_final.json"
-    if not file.exists():
-        if len(cases) < 5:
-            raise SemiSupervisedError(
-                f"nnU-Net makes 5 folds of at least 5 cases, here are {len(cases)}; write {file} yourself or use -f all"
-            )
-        partial = partial_name(file)
-        save_json(generate_crossval_split(list(cases), seed=12345, n_splits=5), str(partial))
-        os.replace(partial, file)
-    folds = read_json(file)
+    if not file.exists() and len(cases) < 5:
+        raise SemiSupervisedError(
+            f"nnU-Net makes 5 folds of at least 5 cases, here are {len(cases)}; write {file} yourself or use -f all"
+        )
+    folds = read_json(file) if file.exists() else generate_crossval_split(list(cases), seed=12345, n_splits=5)
     if not isinstance(fold, int) or not 0 <= fold < len(folds):
         raise SemiSupervisedError(f"-f {fold}: {file} has the folds 0 to {len(folds) - 1}; choose one of them, or all")
-    train, val = folds[fold]["train"], folds[fold]["val"]
+    train, val = ([str(case) for case in folds[fold][side]] for side in ("train", "val"))
     if unknown := sorted({*train, *val} - set(cases)):
         raise SemiSupervisedError(f"{file} names {unknown[0]}, which the dataset lacks; mend or delete the file")
     return train, val
+
+
+def _kept_fold(dataset_folder: Path, cases: Sequence[str], fold: Fold) -> tuple[list[str], list[str]]:
+    """`stock_fold`; and nnU-Net's file is written where it is missing, so that the folds stay what they are."""
+    sides = stock_fold(dataset_folder, cases, fold)
+    file = dataset_folder / "splits_final.json"
+    if not file.exists():
+        partial = partial_name(file)
+        save_json(generate_crossval_split(list(cases), seed=12345, n_splits=5), str(partial))
+        os.replace(partial, file)
+    return sides
 
 
 def _patient(case: str, group: str | None) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,11 +91,18 @@ class Progress:
 
 
 def run_step(
-    step: Step, log: Path, folder: Path, environment: Mapping[str, str], update: Callable[[int], None]
+    step: Step,
+    log: Path,
+    folder: Path,
+    environment: Mapping[str, str],
+    update: Callable[[int], None],
+    inherited: Sequence[int] = (),
 ) -> None:
     """Run a command to its end, in `folder`; what it prints goes to `log`.
 
     Its processes form a group of their own, which is gone when this returns or raises, whatever the reason.
+    `update` is called every half second with the number of finished epochs; what it raises ends the command.
+    `inherited` are open file descriptors that the command's processes keep.
 
     Raises:
         SemiSupervisedError: it is not installed, or failed; then the message has its last line of output.
@@ -109,6 +116,7 @@ def run_step(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=inherited,
         )
         try:
             while process.poll() is None:
