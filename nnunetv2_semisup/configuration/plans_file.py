@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -14,6 +14,8 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2_semisup.configuration.settings import Settings, allowed_keys, allowed_values
 from nnunetv2_semisup.configuration.sources import SECTION, merged, preset
 from nnunetv2_semisup.errors import SemiSupervisedError
+
+S = TypeVar("S", bound=Settings)
 
 
 def write_plans(
@@ -48,10 +50,7 @@ def write_plans(
     source = folder / f"{plans}.json"
     if not source.is_file():
         raise SemiSupervisedError(f"{source} does not exist; type: nnUNetv2_plan_and_preprocess -d {dataset}")
-    values: dict[str, Any] = preset(method)
-    for assignment in assignments:
-        values = merged(values, _nested(assignment, model))
-    settings = model.parse(values, origin="--set")
+    settings = parse_settings(method, model, assignments)
     content = json.loads(source.read_text(encoding="utf-8"))
     name = name or f"{plans}_{method}"
     content |= {"plans_name": name, SECTION: {"method": method, **settings.model_dump()}}
@@ -64,6 +63,14 @@ def write_plans(
     temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
     os.replace(temporary, file)
     return file, True
+
+
+def parse_settings(method: str, model: type[S], assignments: Sequence[str]) -> S:
+    """The preset of a method, overridden by texts KEY=VALUE. Raises SemiSupervisedError for a refused setting."""
+    values: dict[str, Any] = preset(method)
+    for assignment in assignments:
+        values = merged(values, _nested(assignment, model))
+    return model.parse(values, origin="--set")
 
 
 def _id_or_name(dataset: str) -> int | str:
