@@ -36,7 +36,7 @@ from nnunetv2_semisup.data.manifest import unlabeled_folder
 from nnunetv2_semisup.data.random_streams import RandomStreams
 from nnunetv2_semisup.data.views import split_transforms
 
-VIEWS = 2
+VIEWS = ("stock", "stock")
 MIB = 2**20
 
 

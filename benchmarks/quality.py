@@ -21,12 +21,17 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_semisup.evaluation.bootstrap import paired_interval
+from nnunetv2_semisup.methods import methods
 
 RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
 TRAIN_CASES = {804: 64, 805: 96}
 """How many cases, by name, are for training; the rest are the validation cases."""
 LENGTH = ["training.num_epochs=60", "training.num_iterations_per_epoch=50", "training.num_val_iterations_per_epoch=2"]
 OWN = "teacher.source=own"
+WEAK_TO_STRONG = [
+    "consistency.weight=0", "pseudo_label.cross_entropy=1", "pseudo_label.dice=1", "views.reference=plain",
+    "views.trained=strong",
+]  # fmt: skip
 ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "labeledonly-4": ("labeledonly", "first4", []),
     "labeledonly-all": ("labeledonly", None, []),
@@ -34,6 +39,14 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "consistency-4": ("mireg", "first4", ["mi.weight=0"]),
     "mireg-own-4": ("mireg", "first4", [OWN]),
     "consistency-own-4": ("mireg", "first4", [OWN, "mi.weight=0"]),
+    "mireg-strong-4": ("mireg", "first4", WEAK_TO_STRONG),
+    "strong-4": ("mireg", "first4", [*WEAK_TO_STRONG, "mi.weight=0"]),
+    "meanteacher-4": ("meanteacher", "first4", []),
+    "uamt-4": ("uamt", "first4", []),
+    "cps-4": ("cps", "first4", []),
+    "fixmatch-4": ("fixmatch", "first4", []),
+    "fixmatch-cutmix-4": ("fixmatch", "first4", ["mixing.exchange=0"]),
+    "entropymin-4": ("entropymin", "first4", []),
     "mireg-noglobal-4": ("mireg", "first4", ["mi.shares=[0,0.5,0.5]"]),
     "mireg-nolocal-4": ("mireg", "first4", ["mi.shares=[1,0,0]"]),
     "mireg-noconsistency-4": ("mireg", "first4", ["consistency.weight=0"]),
@@ -66,7 +79,7 @@ def train(dataset: int, arm: str, seed: int, small: str, device: str) -> Path:
     chosen = [f"data.split={split}"] if split else []
     values = [*LENGTH, "training.save_every=5", f"training.seed={seed}", *chosen, *settings]
     call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", small, "-o", name, "--set", *values)
-    trainer = {"labeledonly": "nnUNetTrainerLabeledOnly", "mireg": "nnUNetTrainerMIReg"}[method]
+    trainer = methods()[method]
     results = next(Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")).name
     fold = Path(os.environ["nnUNet_results"]) / results / f"{trainer}__{name}__3d_fullres" / "fold_0"
     call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, "--c")

@@ -24,7 +24,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_semisup.data.dataset import UnlabeledDataset, nonzero_box
 from nnunetv2_semisup.data.random_streams import RandomStreams
-from nnunetv2_semisup.data.views import ViewTransforms, make_views
+from nnunetv2_semisup.data.views import View, ViewTransforms, make_views
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.termination import end_with_parent
 
@@ -41,8 +41,8 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
     region; images smaller than the patch are padded with 0 and masked. Draws only from `streams`. Keeps no
     images between batches, and pickles, so that workers can be spawned.
 
-    A batch is a dict: "views", list of `n_views` float32 tensors [B, C, *P] with the same voxels; "valid", bool
-    [B, 1, *P], False on padding; "keys", list of B case ids.
+    A batch is a dict: "views", list of float32 tensors [B, C, *P] with the same voxels, one for each kind; "valid",
+    bool [B, 1, *P], False on padding; "keys", list of B case ids.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
         patch_size: Sequence[int],
         final_patch_size: Sequence[int],
         transforms: ViewTransforms,
-        n_views: int,
+        kinds: Sequence[View],
         streams: RandomStreams,
     ) -> None:
         """Describe the batches; nothing is read yet.
@@ -64,13 +64,13 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
                 gets a random slice along the first axis.
             final_patch_size: P, the patch behind the geometry transforms.
             transforms: from `split_transforms`.
-            n_views: views per crop, >= 1.
+            kinds: of the views of each crop, at least one.
             streams: where every random number comes from.
         """
         super().__init__(dataset, batch_size, infinite=True)
         self.indices = np.array(dataset.identifiers)
         self.transforms = transforms
-        self.n_views = n_views
+        self.kinds = tuple(kinds)
         self.streams = streams
         self._is_2d = len(patch_size) == 2
         one_slice = (1,) if self._is_2d else ()
@@ -91,7 +91,7 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
             keys = [str(key) for key in self.get_indices()]
             samples = [self._draw_views(key) for key in keys]
             return {
-                "views": [torch.stack([views[index] for views, _ in samples]) for index in range(self.n_views)],
+                "views": [torch.stack([views[index] for views, _ in samples]) for index in range(len(self.kinds))],
                 "valid": torch.stack([valid for _, valid in samples]),
                 "keys": keys,
             }
@@ -110,7 +110,7 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
         valid_crop[(slice(None), *inside)] = True
         if self._is_2d:
             image_crop, nonzero_crop, valid_crop = image_crop[:, 0], nonzero_crop[:, 0], valid_crop[:, 0]
-        return make_views(image_crop, nonzero_crop, valid_crop, self.transforms, self.n_views)
+        return make_views(image_crop, nonzero_crop, valid_crop, self.transforms, self.kinds)
 
     def _draw_corner(self, shape: Sequence[int], box: Sequence[tuple[int, int]]) -> list[int]:
         """The lowest corner of the crop, so that the final patch in its middle lies where it should."""

@@ -1,14 +1,17 @@
 """Several views of one crop: one geometry, independent intensities.
 
 nnU-Net's trainer returns its augmentation as one pipeline. Here the pipeline is taken apart by the type of its
-transforms, so that the voxels of two views coincide while their intensities are drawn independently.
+transforms, so that the voxels of two views coincide while their intensities are drawn independently, each view as
+strongly as its kind says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Literal
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
@@ -25,6 +28,12 @@ from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTran
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 
+View = Literal["plain", "stock", "strong"]
+"""How a view's intensities are drawn: not at all; as nnU-Net augments; with every random step as likely as not."""
+
+_STRONG = 0.5
+"""Probability of every random intensity transform in a strong view. nnU-Net's own lie between 0.1 and 0.3."""
+
 _WHOLLY_INSIDE = 0.999
 """An interpolated voxel counts as valid from this weight of real voxels on; the rest is float32 rounding."""
 
@@ -36,11 +45,13 @@ class ViewTransforms:
     Attributes:
         geometry: moves voxels; drawn once for all views.
         intensity: changes image values only; drawn anew for each view.
+        strong: the same, each random step with a probability of at least one half.
         masking: sets the image to 0 outside the nonzero region, for channels normalised inside it.
     """
 
     geometry: list[BasicTransform] = field(default_factory=list)
     intensity: list[BasicTransform] = field(default_factory=list)
+    strong: list[BasicTransform] = field(default_factory=list)
     masking: list[BasicTransform] = field(default_factory=list)
 
 
@@ -92,15 +103,20 @@ def split_transforms(transform: BasicTransform) -> ViewTransforms:
             parts.geometry.append(without_timing(deepcopy(step)))
         elif kind is _Kind.INTENSITY:
             parts.intensity.append(without_timing(deepcopy(step)))
+            parts.strong.append(_stronger(without_timing(deepcopy(step))))
         elif kind is _Kind.MASKING:
             parts.masking.append(without_timing(deepcopy(step)))
     return parts
 
 
 def make_views(
-    image: torch.Tensor, nonzero: torch.Tensor, valid: torch.Tensor, transforms: ViewTransforms, n_views: int
+    image: torch.Tensor,
+    nonzero: torch.Tensor,
+    valid: torch.Tensor,
+    transforms: ViewTransforms,
+    kinds: Sequence[View],
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Draw one geometry and `n_views` intensity augmentations of it.
+    """Draw one geometry, and intensities for each view of it.
 
     Draws from the global generators: call it inside `RandomStreams.active()`.
 
@@ -109,11 +125,11 @@ def make_views(
         nonzero: [1, *S], integer, 0 inside the nonzero region and -1 outside, as nnU-Net stores it.
         valid: [1, *S], bool, False where the crop was padded.
         transforms: from `split_transforms`.
-        n_views: >= 1.
+        kinds: of the views, at least one.
 
     Returns:
-        The views, each [C, *P] with the same voxels, and a bool mask [1, *P] that is True where a view shows
-        real voxels only, neither padding of the crop nor what the geometry brought in from outside of it.
+        The views in that order, each [C, *P] with the same voxels, and a bool mask [1, *P] that is True where a view
+        shows real voxels only, neither padding of the crop nor what the geometry brought in from outside of it.
     """
     # As a regression target the mask is resampled exactly as the image is, so its value is the weight of real voxels.
     sample = {"image": image, "regression_target": valid.float()}
@@ -122,10 +138,11 @@ def make_views(
     for transform in transforms.geometry:
         sample = transform(**sample)
     views = []
-    for _ in range(n_views):
+    intensities = {"plain": [], "stock": transforms.intensity, "strong": transforms.strong}
+    for kind in kinds:
         # Intensity transforms write into the image they are given.
         view = {**sample, "image": sample["image"].clone()}
-        for transform in (*transforms.intensity, *transforms.masking):
+        for transform in (*intensities[kind], *transforms.masking):
             view = transform(**view)
         views.append(view["image"])
     return views, sample["regression_target"] > _WHOLLY_INSIDE
@@ -145,6 +162,17 @@ def _held(wrapper: BasicTransform) -> list[BasicTransform]:
     if isinstance(wrapper, OneOfTransform):
         return list(wrapper.list_of_transforms)
     return list(wrapper.transforms) if isinstance(wrapper, ComposeTransforms) else []
+
+
+def _stronger(transform: BasicTransform) -> BasicTransform:
+    """The same transform with every random step in it at least as likely as not."""
+    pending = [transform]
+    while pending:
+        step = pending.pop()
+        pending += _held(step)
+        if isinstance(step, RandomTransform):
+            step.apply_probability = max(step.apply_probability, _STRONG)
+    return transform
 
 
 def _kind(transform: BasicTransform) -> _Kind:

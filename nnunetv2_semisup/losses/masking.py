@@ -16,14 +16,15 @@ def check_mask(values: Tensor, mask: Tensor) -> None:
 
 
 def masked(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values [B, C, *S] with 0 outside mask [B, 1, *S] (bool or 0/1), whatever stood there; None: all are valid.
+    """Values [B, C, *S] with 0 outside mask [B, 1 or C, *S] (bool or 0/1), whatever stood there; None: all are valid.
 
     Raises:
         ValueError: the mask does not fit the values.
     """
     if mask is None:
         return values
-    check_mask(values, mask)
+    if mask.shape != values.shape:
+        check_mask(values, mask)
     return values.masked_fill(~mask.bool(), 0)
 
 
@@ -36,5 +37,5 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.sum() / max(values.numel(), 1)
     total = masked(values, mask).sum()
-    count = mask.bool().sum() * values.shape[1]
+    count = mask.bool().sum() * (values.shape[1] // mask.shape[1])
     return total / count.clamp_min(1)

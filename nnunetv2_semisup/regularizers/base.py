@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
+from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.networks.features import Levels
 
 Forward = Callable[[Tensor, Sequence[int]], tuple[Tensor, list[Tensor]]]
@@ -28,6 +29,7 @@ class Facts:
         batch_size: labelled patches a step (of this process).
         has_regions: outputs are overlapping regions (sigmoid), not classes (softmax).
         mirror_axes: spatial axes that nnU-Net mirrors, here and at inference.
+        ignore_label: the value of voxels without a label in a target of classes; None where there is none.
     """
 
     levels: Levels
@@ -36,6 +38,7 @@ class Facts:
     batch_size: int
     has_regions: bool
     mirror_axes: tuple[int, ...]
+    ignore_label: int | None = None
 
     @property
     def dim(self) -> int:
@@ -46,6 +49,26 @@ class Facts:
         """Class probabilities (softmax) or region probabilities (sigmoid) of logits [B, C, *spatial], in float32."""
         return logits.float().sigmoid() if self.has_regions else logits.float().softmax(dim=1)
 
+    def answer(self, logits: Tensor) -> Tensor:
+        """The decision of logits [B, C, *spatial] as 0 and 1 of the same shape, in float32."""
+        if self.has_regions:
+            return (logits > 0).float()
+        return torch.zeros_like(logits, dtype=torch.float32).scatter_(1, logits.argmax(dim=1, keepdim=True), 1)
+
+    def confidence(self, p: Tensor) -> Tensor:
+        """Probability of the decision: [B, 1, *spatial] of classes, [B, C, *spatial] of regions."""
+        return torch.maximum(p, 1 - p) if self.has_regions else p.amax(dim=1, keepdim=True)
+
+    def truth(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """nnU-Net's target at full resolution as 0 and 1 [B, C, *spatial], and where it is known, bool [B, 1, ...]."""
+        if self.has_regions:
+            # With an ignore label the target has one channel more, which marks it.
+            return target[:, :classes].float(), (target[:, classes:] == 0).all(dim=1, keepdim=True)
+        known = target != self.ignore_label if self.ignore_label is not None else torch.ones_like(target, dtype=bool)
+        shape = (target.shape[0], classes, *target.shape[2:])
+        zeros = torch.zeros(shape, device=target.device)
+        return zeros.scatter_(1, torch.where(known, target, 0).long(), 1) * known, known
+
     def foreground(self, logits: Tensor) -> Tensor:
         """Where anything but background is predicted: bool [B, 1, *spatial]."""
         if self.has_regions:
@@ -54,14 +77,31 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Labeled:
+    """The labelled batch of the same step.
+
+    Attributes:
+        images: [B, C, *spatial], as nnU-Net augmented them.
+        target: nnU-Net's target at full resolution, [B, 1, *spatial] of classes or [B, R, *spatial] of regions.
+    """
+
+    images: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
 class Step:
     """One unlabelled step, as a regularizer sees it.
 
     Attributes:
-        views: per view a batch of patches [B, C, *spatial]: one geometry, independent intensity draws.
+        views: a batch of patches [B, C, *spatial] for each entry of the regularizer's `views`: one geometry,
+            independent intensity draws.
         valid: False where a patch lies outside its image, [B, 1, *spatial]; None where nothing does.
         student: the network that is trained, with gradient.
         teacher: its EMA copy, without gradient; present where the regularizer asks for it.
+        peer: the second network, with gradient; present where the regularizer asks for it.
+        labeled: the labelled batch, whose supervised loss is not the regularizer's business.
+        progress: share of the epochs that are over, in [0, 1).
         generator: CPU generator of the regularizer's own draws.
         reduce: sums a tensor over all processes, with gradient; the identity in a single process.
     """
@@ -70,6 +110,9 @@ class Step:
     valid: Tensor | None
     student: Forward
     teacher: Forward | None
+    peer: Forward | None
+    labeled: Labeled
+    progress: float
     generator: torch.Generator
     reduce: Callable[[Tensor], Tensor]
 
@@ -92,14 +135,17 @@ class Regularizer(nn.Module, ABC):
     Settings: ClassVar[type[SemiSupervisedSettings]]
     """The settings that the method accepts; the values stand in `plans/<method>.toml`."""
 
-    views: int = 2
-    """Views a step needs of each unlabelled patch."""
+    views: Sequence[View] = ("stock", "stock")
+    """Kinds of the views that a step needs of each unlabelled patch, in this order."""
 
     gradient_views: int = 1
     """How many of them go through the student with gradient: the unlabelled batch is sized by it."""
 
     ema_decay: float | None = None
     """Decay of the EMA teacher that the regularizer asks for; None: it needs none."""
+
+    needs_peer: bool = False
+    """Whether it asks for a second network, built, supervised and optimised as nnU-Net's own."""
 
     sign_names: Sequence[str] = ()
     """Names of the signs of life in every `Outcome`: columns of the log."""

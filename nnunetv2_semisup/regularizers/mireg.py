@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -13,14 +13,17 @@ from torch.nn import functional as F
 
 from nnunetv2_semisup.configuration.settings import Auto, Count, Section, SemiSupervisedSettings, Weight
 from nnunetv2_semisup.data.geometry import draw_geometry
+from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
-from nnunetv2_semisup.losses.masking import masked, masked_mean
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHeads, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
+from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
+from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
 
 BOTTLENECK = 0
+Output = tuple[Tensor, Sequence[Tensor]]
 Radius = Annotated[int, Field(ge=0, le=5)]
 
 
@@ -58,6 +61,13 @@ class ConsistencySettings(Section):
     weight: Weight = Field(description="Weight of the mean squared difference of the probabilities.")
 
 
+class ViewSettings(Section):
+    """How the intensities of the two views are drawn: "plain" not at all, "stock" as nnU-Net, "strong" more often."""
+
+    reference: View = Field(description="Of the view that gives the target.")
+    trained: View = Field(description="Of the view that learns from it.")
+
+
 class TeacherSettings(Section):
     """What the trained view is compared with."""
 
@@ -72,6 +82,8 @@ class MIRegSettings(SemiSupervisedSettings):
 
     mi: MISettings
     consistency: ConsistencySettings
+    pseudo_label: PseudoLabelSettings
+    views: ViewSettings
     teacher: TeacherSettings
 
 
@@ -79,8 +91,8 @@ class MIReg(Regularizer):
     """Global MI at the bottleneck, local MI at decoder stages, consistency of the output.
 
     One view goes through the reference network, the other, transformed by T, through the student. Features and
-    probabilities of the first are transformed by the same T and compared with those of the second. T are flips along
-    the axes that nnU-Net mirrors.
+    outputs of the first are transformed by the same T and compared with those of the second. T are flips along the
+    axes that nnU-Net mirrors.
 
     Departures from paper and released code are listed in docs/explanation/mireg.md.
     """
@@ -99,7 +111,8 @@ class MIReg(Regularizer):
             _term(tap): mi.weight * share / total for tap, share in zip(mi.taps, mi.shares, strict=True) if total > 0
         }
         self.taps = [tap for tap in mi.taps if self._weights.get(_term(tap), 0) > 0]
-        self._weights["consistency"] = settings.consistency.weight
+        self._weights |= {"consistency": settings.consistency.weight, **settings.pseudo_label.weights}
+        self.views = (settings.views.reference, settings.views.trained)
         self.sign_names = [f"{_term(tap)}_{what}" for tap in self.taps for what in ("nats", "entropy")]
         self.sign_names += ["foreground", "agreement"]
         self.heads = nn.ModuleDict(
@@ -130,17 +143,16 @@ class MIReg(Regularizer):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Weights of the MI terms (`mi.weight` split by `mi.shares`) and of the consistency."""
+        """Weights of the MI terms (`mi.weight` split by `mi.shares`), of the consistency and of the pseudo-labels."""
         return self._weights
 
     def forward(self, step: Step) -> Outcome:
-        """Negative MI in nats per tap, and the mean squared difference of the probabilities."""
+        """Negative MI in nats per tap, the mean squared difference of the probabilities, and the pseudo-label terms."""
         reference, transformed = step.views
         geometry = draw_geometry(
             reference.shape[0], self.facts.patch_size, step.generator, mirror_axes=self.facts.mirror_axes
         )
-        target_logits, target_features = (step.teacher or step.student)(reference, self.taps)
-        logits, features = step.student(geometry(transformed), self.taps)
+        (target_logits, target_features), (logits, features) = self._outputs(step, reference, geometry(transformed))
         valid = None if step.valid is None else geometry(step.valid)
         target_logits = geometry(target_logits.detach())
 
@@ -156,8 +168,22 @@ class MIReg(Regularizer):
             terms["consistency"] = mse_consistency(
                 self.facts.probabilities(logits), self.facts.probabilities(target_logits), valid
             )
-        signs.update(self._agreement(logits.detach(), target_logits, valid))
+        if any(weight > 0 for weight in self.settings.pseudo_label.weights.values()):
+            labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label.threshold)
+            found = pseudo_label_terms(self.facts, logits, labels, valid)
+            terms |= {name: term for name, term in found.items() if self._weights[name] > 0}
+        signs["foreground"] = foreground_share(self.facts, logits.detach(), valid)
+        signs["agreement"] = overlap(self.facts, logits.detach(), target_logits, valid)
         return Outcome(terms, signs)
+
+    def _outputs(self, step: Step, reference: Tensor, trained: Tensor) -> tuple[Output, Output]:
+        """Logits and features of both views."""
+        if step.teacher is not None:
+            return step.teacher(reference, self.taps), step.student(trained, self.taps)
+        # In one call: on a CPU, torch convolves a batch of one sample several times slower.
+        logits, features = step.student(torch.cat([reference, trained]), self.taps)
+        n = len(reference)
+        return (logits[:n], [feature[:n] for feature in features]), (logits[n:], [feature[n:] for feature in features])
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse of the clusters, and a network that predicts nothing or everything on unlabelled images."""
@@ -169,14 +195,7 @@ class MIReg(Regularizer):
                     f"the clusters of tap {tap} have collapsed (marginal entropy {entropy:.2f} of its maximum): the "
                     "mutual information there teaches nothing; try a larger mi.weight or fewer mi.clusters"
                 )
-        share = signs["foreground"]
-        if share == 0 or share > 0.95:
-            what = "nothing" if share == 0 else "foreground almost everywhere"
-            found.append(
-                f"the network predicts {what} on the unlabelled images: are they of the same kind as the labelled "
-                "ones? If so, try a longer schedule.warmup or a smaller consistency.weight"
-            )
-        return found
+        return found + foreground_alarm(signs["foreground"], "lower consistency.weight or lengthen schedule.warmup")
 
     def _mutual_information(
         self, tap: int, first: Tensor, second: Tensor, valid: Tensor | None, step: Step
@@ -208,12 +227,6 @@ class MIReg(Regularizer):
         if self.facts.dim == 3:
             return F.adaptive_avg_pool3d(features, (grid[0], grid[1], grid[2]))
         return F.adaptive_avg_pool2d(features, (grid[0], grid[1]))
-
-    def _agreement(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
-        """Share of foreground, and the Dice overlap of the two predicted foregrounds."""
-        ours, theirs = (masked(self.facts.foreground(x).float(), valid) for x in (logits, target))
-        overlap = 2 * (ours * theirs).sum() / (ours.sum() + theirs.sum()).clamp_min(1)
-        return {"foreground": masked_mean(ours, valid), "agreement": overlap}
 
 
 def _term(tap: int) -> str:

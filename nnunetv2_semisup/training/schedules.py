@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch.optim import Optimizer
+
+from nnunetv2_semisup.regularizers.ramp import gaussian_ramp
 
 
 def phase_ends(num_epochs: int, warmup: float, ramp: float) -> tuple[int, int]:
@@ -41,7 +42,7 @@ def ramp_factor(epoch: int, num_epochs: int, warmup: float, ramp: float) -> floa
     if epoch >= full:
         return 1.0
     t = (epoch + 0.5 - start) / (full - start)
-    return math.exp(-5 * (1 - t) ** 2)
+    return gaussian_ramp(t)
 
 
 def lr_warmup_factor(epoch: int, warmup_epochs: int) -> float:

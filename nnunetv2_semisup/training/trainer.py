@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,15 +23,16 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
 from nnunetv2_semisup.networks.features import Levels, forward_with_features, unwrapped
-from nnunetv2_semisup.regularizers.base import Facts, Regularizer
+from nnunetv2_semisup.regularizers.base import Facts, Labeled, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
+from nnunetv2_semisup.training.peer import build_peer
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, number_of_levels
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
-from nnunetv2_semisup.training.unlabeled_pass import UnlabeledPass
+from nnunetv2_semisup.training.unlabeled_pass import Networks, UnlabeledPass, kinds_of
 from nnunetv2_semisup.visualization.run_log import plot_run_log
 
 GRADIENT_CLIP = 12
@@ -77,6 +79,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings: Settings = self.requested
         self.teacher: nn.Module | None = None
+        self.peer: nn.Module | None = None
         self.heads = nn.ModuleList()
         self._regularizers: list[Regularizer] = []
         self.head_optimizer: torch.optim.Optimizer | None = None
@@ -116,6 +119,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         with self._streams.active():
             self._generator.manual_seed(int(torch.randint(2**62, ())))
             self._build_regularizers()
+            if any(regularizer.needs_peer for regularizer in self._regularizers):
+                self.peer = build_peer(self)
 
     def _apply(self, training: TrainingSettings) -> None:
         """nnU-Net keeps these as attributes of the trainer; "auto" leaves what the class or a subclass says."""
@@ -141,7 +146,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         samples = max(regularizer.gradient_views for regularizer in self._regularizers)
         self.settings = with_numbers(resolved, training, {"batch_size": max(self.batch_size // samples, 1)})
         call = torch.compile(forward_with_features) if self._do_i_compile() else forward_with_features
-        self._unlabeled_pass = UnlabeledPass(self._regularizers, call, self._generator, self._means)
+        self._unlabeled_pass = UnlabeledPass(
+            self._regularizers, kinds_of(self._regularizers), call, self._generator, self._means
+        )
 
     def _facts(self) -> Facts:
         _, _, _, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -153,6 +160,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             batch_size=int(self.batch_size),
             has_regions=self.label_manager.has_regions,
             mirror_axes=tuple(mirror_axes or ()),
+            ignore_label=self.label_manager.ignore_label,
         )
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -188,7 +196,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             [int(size) for size in stock.patch_size][-dim:],
             self.configuration_manager.patch_size,
             split_transforms(stock.transforms),
-            max(regularizer.views for regularizer in self._regularizers),
+            kinds_of(self._regularizers),
             self._streams,
         )
         self.dataloader_unlabeled = start_loader(self._unlabeled_loader, processes, self.device.type == "cuda")
@@ -238,28 +246,31 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.optimizer.zero_grad(set_to_none=True)
         if self.head_optimizer is not None:
             self.head_optimizer.zero_grad(set_to_none=True)
-        loss = self._supervised_backward(batch)
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = _to(batch["target"], self.device)
+        loss = self._supervised_backward(self._local_network, data, target)
+        if self.peer is not None:
+            self._supervised_backward(self.peer, data, target)
         factor = self._ramp_factor()
         if factor > 0 and self._draws_unlabeled:
-            self._unlabeled_backward(factor)
+            self._unlabeled_backward(Labeled(data, target[0] if isinstance(target, list) else target), factor)
         self._step_optimizers()
         return {"loss": loss.cpu().numpy()}
 
-    def _supervised_backward(self, batch: dict[str, Any]) -> Tensor:
+    def _supervised_backward(self, network: nn.Module, data: Tensor, target: Any) -> Tensor:
         """nnU-Net's loss on the labelled batch. Its graph is gone before the unlabelled one is built."""
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = _to(batch["target"], self.device)
         with self._autocast():
-            loss = self.loss(self._local_network(data), target)
+            loss = self.loss(network(data), target)
         self._scaled(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()  # type: ignore[no-any-return]
 
-    def _unlabeled_backward(self, factor: float) -> None:
+    def _unlabeled_backward(self, labeled: Labeled, factor: float) -> None:
         self._unlabeled_pass.backward(
             next(self.dataloader_unlabeled),
-            unwrapped(self.network),
-            self.teacher,
-            factor,
+            labeled,
+            Networks(unwrapped(self.network), self.teacher, self.peer),
+            factor=factor,
+            progress=self.current_epoch / self.num_epochs,
             device=self.device,
             autocast=self._autocast(),
             scaled=self._scaled,
@@ -268,17 +279,18 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._first_of_epoch = False
 
     def _step_optimizers(self) -> None:
-        """Average over processes, clip network and heads apart, step both, move the teacher."""
-        network = list(self.network.parameters())
+        """Average over processes, clip networks and heads each apart, step all, move the teacher."""
+        networks = [list(network.parameters()) for network in (self.network, self.peer) if network is not None]
         heads = list(self.heads.parameters())
-        average_gradients([*network, *heads])
-        optimizers = [(self.optimizer, network)]
+        average_gradients([*chain.from_iterable(networks), *heads])
+        optimizers = [(self.optimizer, networks)]
         if self.head_optimizer is not None and any(p.grad is not None for p in heads):
-            optimizers.append((self.head_optimizer, heads))
-        for optimizer, parameters in optimizers:
+            optimizers.append((self.head_optimizer, [heads]))
+        for optimizer, clipped in optimizers:
             if self.grad_scaler is not None:
                 self.grad_scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+            for parameters in clipped:
+                nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
             if self.grad_scaler is not None:
                 self.grad_scaler.step(optimizer)
             else:
@@ -341,7 +353,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         checkpoint.save_with_section(super().save_checkpoint, Path(filename), self._section())
 
     def _section(self) -> dict[str, Any]:
-        modules = {"heads": self.heads, "teacher": self.teacher}
+        modules = {"heads": self.heads, "teacher": self.teacher, "peer": self.peer}
         return {
             "format": checkpoint.FORMAT,
             "method": self.method(),
@@ -378,6 +390,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.heads.load_state_dict(section["modules"]["heads"])
         if self.head_optimizer is not None and "heads" in section["optimizers"]:
             self.head_optimizer.load_state_dict(section["optimizers"]["heads"])
+        if self.peer is not None:
+            self.peer.load_state_dict(section["modules"]["peer"])
         if "teacher" in section["modules"]:
             self.teacher = make_teacher(unwrapped(self.network))
             self.teacher.load_state_dict(section["modules"]["teacher"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,11 +12,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_semisup.regularizers.base import Regularizer, Step
+from nnunetv2_semisup.data.views import View
+from nnunetv2_semisup.regularizers.base import Labeled, Regularizer, Step
 from nnunetv2_semisup.training.distributed import summed
 from nnunetv2_semisup.training.run_log import EpochMeans
 
 FeaturesCall = Callable[[nn.Module, Tensor, tuple[int, ...]], tuple[Tensor, list[Tensor]]]
+
+
+def kinds_of(regularizers: Sequence[Regularizer]) -> tuple[View, ...]:
+    """The fewest views that hold, for each regularizer, those that it asks for."""
+    most: Counter[View] = Counter()
+    for regularizer in regularizers:
+        most |= Counter(regularizer.views)
+    return tuple(most.elements())
+
+
+def chosen(wanted: Sequence[View], kinds: Sequence[View], views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of views of these kinds, each once, those of the wanted kinds in the wanted order."""
+    left = {kind: [view for k, view in zip(kinds, views, strict=True) if k == kind] for kind in set(kinds)}
+    return tuple(left[kind].pop(0) for kind in wanted)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a training, without wrappers.
+
+    Attributes:
+        student: nnU-Net's own.
+        teacher: its EMA copy, where a regularizer asks for one.
+        peer: the second network, where a regularizer asks for one.
+    """
+
+    student: nn.Module
+    teacher: nn.Module | None = None
+    peer: nn.Module | None = None
 
 
 @dataclass
@@ -24,12 +55,14 @@ class UnlabeledPass:
 
     Attributes:
         regularizers: on the device.
+        kinds: of the views in a batch, from `kinds_of`.
         forward: logits and features of a network, compiled or not.
         generator: CPU generator of the regularizers' draws.
         means: of the epoch.
     """
 
     regularizers: Sequence[Regularizer]
+    kinds: Sequence[View]
     forward: FeaturesCall
     generator: torch.Generator
     means: EpochMeans
@@ -37,10 +70,11 @@ class UnlabeledPass:
     def backward(
         self,
         batch: Mapping[str, Any],
-        student: nn.Module,
-        teacher: nn.Module | None,
-        factor: float,
+        labeled: Labeled,
+        networks: Networks,
         *,
+        factor: float,
+        progress: float,
         device: torch.device,
         autocast: AbstractContextManager[Any],
         scaled: Callable[[Tensor], Tensor],
@@ -50,9 +84,10 @@ class UnlabeledPass:
 
         Args:
             batch: of the unlabelled loader.
-            student: the network itself, without wrappers.
-            teacher: its EMA copy, where there is one.
+            labeled: the labelled batch of this step, on the device.
+            networks: on the device.
             factor: of the schedule, in (0, 1].
+            progress: share of the epochs that are over.
             device: of the networks.
             autocast: nnU-Net's, entered for the forward.
             scaled: nnU-Net's loss scaling; the identity without mixed precision.
@@ -60,18 +95,22 @@ class UnlabeledPass:
                 backward from there to the heads for each term.
         """
         tapped: list[Tensor] = []
-        step = Step(
-            views=tuple(view.to(device, non_blocking=True) for view in batch["views"]),
+        views = [view.to(device, non_blocking=True) for view in batch["views"]]
+        step = partial(
+            Step,
             valid=None if bool(batch["valid"].all()) else batch["valid"].to(device, non_blocking=True),
-            student=partial(self._student, student, tapped),
-            teacher=None if teacher is None else partial(self._teacher, teacher),
+            student=partial(self._student, networks.student, tapped),
+            teacher=None if networks.teacher is None else partial(self._teacher, networks.teacher),
+            peer=None if networks.peer is None else partial(self._student, networks.peer, tapped),
+            labeled=labeled,
+            progress=progress,
             generator=self.generator,
             reduce=summed,
         )
         weighted: dict[str, Tensor] = {}
         with autocast:
             for regularizer in self.regularizers:
-                outcome = regularizer(step)
+                outcome = regularizer(step(views=chosen(regularizer.views, self.kinds, views)))
                 for name, term in outcome.terms.items():
                     weighted[name] = factor * regularizer.weights[name] * term
                     self.means.add(f"raw/{name}", term.detach())

@@ -20,7 +20,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2_semisup.data.dataset import UnlabeledDataset
 from nnunetv2_semisup.data.loader import UnlabeledLoader, stop_loader
 from nnunetv2_semisup.data.random_streams import RandomStreams
-from nnunetv2_semisup.data.views import ViewTransforms, split_transforms
+from nnunetv2_semisup.data.views import View, ViewTransforms, split_transforms
 from tests.data.cases import coordinate_dataset, coordinate_image, write_case
 
 pytestmark = pytest.mark.fast
@@ -35,13 +35,15 @@ def stock_transforms(patch: tuple[int, ...] = PATCH) -> ViewTransforms:
     )
 
 
-def augmented_loader(dataset: UnlabeledDataset, seed: int | None = 0, n_views: int = 2) -> UnlabeledLoader:
+def augmented_loader(
+    dataset: UnlabeledDataset, seed: int | None = 0, kinds: tuple[View, ...] = ("stock", "stock")
+) -> UnlabeledLoader:
     initial = tuple(size + 6 for size in PATCH)
-    return UnlabeledLoader(dataset, 2, initial, PATCH, stock_transforms(), n_views, RandomStreams(seed))
+    return UnlabeledLoader(dataset, 2, initial, PATCH, stock_transforms(), kinds, RandomStreams(seed))
 
 
 def crop_loader(dataset: UnlabeledDataset, patch: tuple[int, ...], batch_size: int = 1) -> UnlabeledLoader:
-    return UnlabeledLoader(dataset, batch_size, patch, patch, STILL, 1, RandomStreams(0))
+    return UnlabeledLoader(dataset, batch_size, patch, patch, STILL, ("stock",), RandomStreams(0))
 
 
 def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -68,7 +70,7 @@ def _started() -> Iterator[list[Any]]:
 
 
 def test_a_batch_has_the_promised_shape(dataset: UnlabeledDataset) -> None:
-    batch = next(augmented_loader(dataset, n_views=3))
+    batch = next(augmented_loader(dataset, kinds=("plain", "stock", "strong")))
     assert [tuple(view.shape) for view in batch["views"]] == [(2, 3, *PATCH)] * 3
     assert {view.dtype for view in batch["views"]} == {torch.float32}
     assert batch["valid"].shape == (2, 1, *PATCH)
@@ -81,7 +83,13 @@ def test_a_2d_configuration_sees_random_slices_of_the_nonzero_region(tmp_path: P
     nonzero[:, 2:7] = 0
     write_case(tmp_path, "case", coordinate_image((9, 16, 18)), nonzero)
     loader = UnlabeledLoader(
-        UnlabeledDataset(tmp_path, ["case"]), 2, (16, 18), (12, 14), stock_transforms((12, 14)), 2, RandomStreams(0)
+        UnlabeledDataset(tmp_path, ["case"]),
+        2,
+        (16, 18),
+        (12, 14),
+        stock_transforms((12, 14)),
+        ("stock", "stock"),
+        RandomStreams(0),
     )
     batch = next(loader)
     assert [tuple(view.shape) for view in batch["views"]] == [(2, 3, 12, 14)] * 2
@@ -144,7 +152,7 @@ def test_the_final_patch_stays_in_the_image_whatever_the_margin(tmp_path: Path, 
     final = (8, 9, 7)
     dataset = coordinate_dataset(tmp_path, [(10, 9, 16)])
     middle = ViewTransforms([SpatialTransform(final, 0, random_crop=False)])
-    loader = UnlabeledLoader(dataset, 30, initial, final, middle, 1, RandomStreams(0))
+    loader = UnlabeledLoader(dataset, 30, initial, final, middle, ("stock",), RandomStreams(0))
     batches = [next(loader) for _ in range(4)]
     assert all(batch["valid"].all() for batch in batches)
     corners = torch.cat([batch["views"][0][:, :, 0, 0, 0] for batch in batches]).long() - 1

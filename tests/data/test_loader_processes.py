@@ -36,7 +36,7 @@ from nnunetv2_semisup.data.random_streams import RandomStreams
 from nnunetv2_semisup.data.views import ViewTransforms
 
 dataset = UnlabeledDataset(Path(sys.argv[1]), ["case_0"])
-loader = UnlabeledLoader(dataset, 2, (8, 8, 8), (8, 8, 8), ViewTransforms(), 2, RandomStreams(None))
+loader = UnlabeledLoader(dataset, 2, (8, 8, 8), (8, 8, 8), ViewTransforms(), ("stock",) * 2, RandomStreams(None))
 augmenter = start_loader(loader, 2, pin_memory=False)
 next(augmenter)
 print(*(worker.pid for worker in augmenter._processes), flush=True)

@@ -5,22 +5,31 @@ import torch
 
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
-from tests.regularizers.toy_step import build, facts_of, network_of, random_views, step_of
+from tests.regularizers.toy_step import build, facts_of, labeled_batch, network_of, random_views, step_of
 
 pytestmark = pytest.mark.fast
 
+SURE = 40.0
+"""Factor on the logits of a random network: methods with a threshold learn from confident answers alone."""
 METHODS = [method for method, trainer in sorted(methods().items()) if trainer_class(trainer).regularizers]
+
+
+def toy(method, dim=3, seed=0, norm=True, **facts):
+    """A network that is sure of its random answers, its regularizer, and as many views as that asks for."""
+    network = network_of(dim, seed, norm)
+    with torch.no_grad():
+        network.decoder.seg_layers[-1].weight *= SURE
+    regularizer = build(method, facts_of(network, dim, **facts))
+    return network, regularizer, random_views(dim)[: len(regularizer.views)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("has_regions", [False, True])
 def test_terms_are_alive_and_reach_student_and_heads_but_not_the_teacher(method, dim, has_regions):
-    network = network_of(dim)
-    facts = facts_of(network, dim, has_regions=has_regions)
-    regularizer = build(method, facts)
-    teacher = make_teacher(network_of(dim, seed=1))
-    outcome = regularizer(step_of(network, regularizer, random_views(dim), teacher=teacher))
+    network, regularizer, views = toy(method, dim, has_regions=has_regions)
+    teacher = make_teacher(toy(method, dim, seed=1)[0])
+    outcome = regularizer(step_of(network, regularizer, views, teacher=teacher))
     assert outcome.terms.keys() == {name for name, weight in regularizer.weights.items() if weight > 0}
     assert set(regularizer.sign_names) == outcome.signs.keys()
     for name, term in outcome.terms.items():
@@ -36,12 +45,11 @@ def test_terms_are_alive_and_reach_student_and_heads_but_not_the_teacher(method,
 
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_steps_lower_the_weighted_sum(method):
-    network = network_of()
-    regularizer = build(method, facts_of(network))
+    network, regularizer, views = toy(method)
+    teacher, values = make_teacher(network), []
     optimizer = torch.optim.AdamW([*network.parameters(), *regularizer.parameters()], lr=1e-3)
-    views, values = random_views(), []
     for _ in range(20):
-        outcome = regularizer(step_of(network, regularizer, views, seed=3))
+        outcome = regularizer(step_of(network, regularizer, views, seed=3, teacher=teacher))
         loss = sum(regularizer.weights[name] * term for name, term in outcome.terms.items())
         optimizer.zero_grad()
         loss.backward()
@@ -52,22 +60,20 @@ def test_twenty_steps_lower_the_weighted_sum(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_generator_gives_the_same_terms_and_no_global_number_is_drawn(method):
-    network = network_of()
-    regularizer = build(method, facts_of(network))
+    network, regularizer, views = toy(method)
+    steps = [step_of(network, regularizer, views, seed=4) for _ in range(2)]
     state = torch.get_rng_state()
-    first = regularizer(step_of(network, regularizer, random_views(), seed=4))
-    second = regularizer(step_of(network, regularizer, random_views(), seed=4))
+    first, second = map(regularizer, steps)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(first.terms[name], second.terms[name]) for name in first.terms)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_masked_voxels_do_not_count_and_an_empty_batch_gives_attached_zeros(method):
-    network = network_of(norm=False)
-    regularizer = build(method, facts_of(network, mirror_axes=()))
-    views = random_views()
+    network, regularizer, views = toy(method, norm=False, mirror_axes=(), ignore_label=3)
     valid = torch.zeros(2, 1, 16, 16, 16, dtype=torch.bool)
-    outcome = regularizer(step_of(network, regularizer, views, valid=valid))
+    labeled = labeled_batch(regularizer.facts, value=3)
+    outcome = regularizer(step_of(network, regularizer, views, valid=valid, labeled=labeled))
     for name, term in outcome.terms.items():
         assert term == 0, name
         assert term.requires_grad, name
@@ -76,9 +82,8 @@ def test_masked_voxels_do_not_count_and_an_empty_batch_gives_attached_zeros(meth
 
 @pytest.mark.parametrize("method", METHODS)
 def test_constant_images_stay_finite(method):
-    network = network_of()
-    regularizer = build(method, facts_of(network))
-    views = tuple(torch.full((2, 2, 16, 16, 16), value) for value in (0.0, 1.0))
+    network, regularizer, views = toy(method)
+    views = tuple(torch.full_like(view, value) for value, view in enumerate(views))
     outcome = regularizer(step_of(network, regularizer, views))
     sum(outcome.terms.values()).backward()
     assert all(torch.isfinite(term) for term in outcome.terms.values())

@@ -125,8 +125,8 @@ def test_windows_follow_the_spacing():
     ("signs", "words"),
     [
         ({"mi_stage-1_entropy": 0.01}, "clusters of tap -1 have collapsed"),
-        ({"foreground": 0.0}, "predicts nothing"),
-        ({"foreground": 0.99}, "foreground almost everywhere"),
+        ({"foreground": 0.0}, "predicts no foreground"),
+        ({"foreground": 0.99}, "foreground in 99%"),
         ({}, None),
     ],
 )

@@ -12,7 +12,7 @@ from nnunetv2_semisup.configuration.sources import merged, preset
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import Levels, forward_with_features
-from nnunetv2_semisup.regularizers.base import Facts, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Facts, Labeled, Regularizer, Step
 from tests.networks.networks import plain
 
 
@@ -45,6 +45,9 @@ def step_of(
     teacher: nn.Module | None = None,
     seed: int = 0,
     reduce: Any = lambda joint: joint,
+    peer: nn.Module | None = None,
+    labeled: Labeled | None = None,
+    progress: float = 0.5,
 ) -> Step:
     if regularizer.ema_decay is not None and teacher is None:
         teacher = make_teacher(network)
@@ -53,11 +56,16 @@ def step_of(
         with torch.no_grad():
             return forward_with_features(teacher, x, taps)
 
+    if regularizer.needs_peer and peer is None:
+        peer = network_of(regularizer.facts.dim, seed=9)
     return Step(
         views=views,
         valid=valid,
         student=partial(forward_with_features, network),
         teacher=None if regularizer.ema_decay is None else teach,
+        peer=None if peer is None else partial(forward_with_features, peer),
+        labeled=labeled_batch(regularizer.facts) if labeled is None else labeled,
+        progress=progress,
         generator=torch.Generator().manual_seed(seed),
         reduce=reduce,
     )
@@ -70,6 +78,16 @@ def random_views(dim: int = 3, batch: int = 2, seed: int = 0) -> tuple[Tensor, T
     image = nn.functional.interpolate(coarse, size=[16] * dim, mode="trilinear" if dim == 3 else "bilinear")
     noise = [0.05 * torch.randn(image.shape, generator=generator) for _ in range(2)]
     return image + noise[0], 1.1 * image + noise[1]
+
+
+def labeled_batch(facts: Facts, batch: int = 2, value: int | None = None) -> Labeled:
+    """Random images, and random labels in the form of nnU-Net's targets, or this value everywhere."""
+    generator = torch.Generator().manual_seed(11)
+    size = (16,) * facts.dim
+    images = torch.randn(batch, 2, *size, generator=generator)
+    shape, top = ((batch, 3, *size), 2) if facts.has_regions else ((batch, 1, *size), 3)
+    labels = torch.randint(top, shape, generator=generator)
+    return Labeled(images, (labels if value is None else torch.full_like(labels, value)).to(torch.int16))
 
 
 def network_of(dim: int = 3, seed: int = 0, norm: bool = True) -> nn.Module:

@@ -1,0 +1,65 @@
+"""Hard pseudo-labels of one network as targets of another: cross-entropy and Dice where the first is confident."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+from torch import Tensor
+
+from nnunetv2_semisup.configuration.settings import Section, Share, Weight
+from nnunetv2_semisup.losses.cross_entropy import cross_entropy
+from nnunetv2_semisup.losses.dice import soft_dice_loss
+from nnunetv2_semisup.losses.masking import masked_mean
+from nnunetv2_semisup.regularizers.base import Facts
+
+TERMS = ("pseudo_cross_entropy", "pseudo_dice")
+
+
+class PseudoLabelSettings(Section):
+    """What is learnt from pseudo-labels."""
+
+    cross_entropy: Weight = Field(description="Weight of the cross-entropy, averaged over all voxels.")
+    dice: Weight = Field(description="Weight of the Dice loss on the confident voxels.")
+    threshold: Share = Field(description="Probability from which a pseudo-label counts.")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By term."""
+        return dict(zip(TERMS, (self.cross_entropy, self.dice), strict=True))
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Decisions and where they count.
+
+    Attributes:
+        target: 0 and 1, [B, C, *spatial], float32.
+        confident: bool, [B, 1, *spatial] of classes or [B, C, *spatial] of regions.
+    """
+
+    target: Tensor
+    confident: Tensor
+
+    @classmethod
+    def of(cls, facts: Facts, logits: Tensor, threshold: float) -> PseudoLabels:
+        """Those of logits [B, C, *spatial], without gradient."""
+        logits = logits.detach()
+        return cls(facts.answer(logits), facts.confidence(facts.probabilities(logits)) >= threshold)
+
+    def share(self, valid: Tensor | None) -> Tensor:
+        """Share of valid voxels that are confident."""
+        return masked_mean(self.confident.float(), valid)
+
+
+def pseudo_label_terms(facts: Facts, logits: Tensor, labels: PseudoLabels, valid: Tensor | None) -> dict[str, Tensor]:
+    """Unweighted terms of logits [B, C, *spatial] against pseudo-labels, by the names in TERMS."""
+    confident = labels.confident if valid is None else labels.confident & valid
+    p, target = facts.probabilities(logits), labels.target
+    if not facts.has_regions:
+        p, target = p[:, 1:], target[:, 1:]
+    values = (
+        cross_entropy(logits, labels.target, valid, labels.confident.float(), facts.has_regions),
+        soft_dice_loss(p, target, confident),
+    )
+    return dict(zip(TERMS, values, strict=True))

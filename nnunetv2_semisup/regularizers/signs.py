@@ -1,0 +1,41 @@
+"""Signs of life that several methods share, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nnunetv2_semisup.losses.masking import masked, masked_mean
+from nnunetv2_semisup.regularizers.base import Facts
+
+MOST_FOREGROUND = 0.95
+"""Share of predicted foreground above which a training counts as collapsed: images have some background."""
+
+
+def foreground_share(facts: Facts, logits: Tensor, valid: Tensor | None) -> Tensor:
+    """Share of the valid voxels in which logits [B, C, *spatial] predict anything but background."""
+    return masked_mean(facts.foreground(logits).float(), valid)
+
+
+def overlap(facts: Facts, first: Tensor, second: Tensor, valid: Tensor | None) -> Tensor:
+    """Dice overlap of the foregrounds that two logits [B, C, *spatial] predict, over the batch; 0 if both are empty."""
+    ours, theirs = (masked(facts.foreground(logits).float(), valid) for logits in (first, second))
+    return 2 * (ours * theirs).sum() / (ours.sum() + theirs.sum()).clamp_min(1)
+
+
+def mean_confidence(facts: Facts, logits: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean probability of the decision over the valid voxels (and regions)."""
+    return masked_mean(facts.confidence(facts.probabilities(logits)), valid)
+
+
+def foreground_alarm(share: float, advice: str) -> list[str]:
+    """One sentence where a network predicts no foreground at all or almost nothing else on the unlabelled patches."""
+    if share == 0:
+        seen = "no foreground at all"
+    elif share > MOST_FOREGROUND:
+        seen = f"foreground in {share:.0%} of the voxels"
+    else:
+        return []
+    return [
+        f"the network predicts {seen} on the unlabelled patches; unless the images are like that, it has collapsed: "
+        f"{advice}"
+    ]
