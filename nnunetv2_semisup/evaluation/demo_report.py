@@ -73,7 +73,7 @@ def _numbers(scores: dict[str, DiceScores], difference: PairedDifference) -> lis
         table(["trainer", "mean", *labels], rows, best),
         paragraph(
             f"{_METHOD} is better on {difference.n_better} of {difference.n_cases} cases. Mean difference "
-            f"{difference.mean:+.3f} Dice, 95 % bootstrap interval over the cases {difference.low:+.3f} to "
+            f"{difference.mean:+.3f} Dice, 95 % interval over the cases {difference.low:+.3f} to "
             f"{difference.high:+.3f}."
         ),
         "<h3>Case by case, mean over the structures</h3>",

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nnunetv2_semisup.evaluation.bootstrap import paired_interval
+
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of per-case differences with its 95 % bootstrap interval over the cases."""
+    """Mean of per-case differences with its 95 % interval over the cases."""
 
     mean: float
     low: float
@@ -18,13 +20,11 @@ class PairedDifference:
     n_cases: int
 
 
-def paired_difference(
-    baseline: npt.NDArray[np.float64], method: npt.NDArray[np.float64], *, n_resamples: int = 10_000, seed: int = 0
-) -> PairedDifference:
+def paired_difference(baseline: npt.NDArray[np.float64], method: npt.NDArray[np.float64]) -> PairedDifference:
     """`method` minus `baseline`, both [cases]; cases where either is NaN do not count.
 
-    The interval is the percentile bootstrap (Efron 1979): it tells how much the mean depends on which cases were
-    drawn, not how much it depends on the training's seed.
+    The interval is that of `paired_interval` for one seed: it tells how much the mean depends on which cases were
+    drawn, not how much it depends on the training's seed. Of one case it is NaN.
 
     Raises:
         ValueError: no case counts, or the shapes differ.
@@ -35,8 +35,5 @@ def paired_difference(
     differences = differences[~np.isnan(differences)]
     if differences.size == 0:
         raise ValueError("no case has a value in both")
-    draws = np.random.default_rng(seed).integers(differences.size, size=(n_resamples, differences.size))
-    low, high = np.percentile(differences[draws].mean(axis=1), [2.5, 97.5])
-    return PairedDifference(
-        float(differences.mean()), float(low), float(high), int((differences > 0).sum()), differences.size
-    )
+    interval = paired_interval(differences[None])
+    return PairedDifference(*interval, int((differences > 0).sum()), differences.size)
