@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +29,7 @@ from nnunetv2_semisup.regularizers.base import Facts, Labeled, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
+from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.peer import build_peer
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, number_of_levels
@@ -86,6 +89,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.dataloader_unlabeled: Any = None
         self.run_log: RunLog | None = None
         self.optimizer_steps = 0
+        self.cost = Cost()
         self._means = EpochMeans()
         self._restored: dict[str, Any] | None = None
         self._split: tuple[list[str], list[str]] | None = None
@@ -147,7 +151,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.settings = with_numbers(resolved, training, {"batch_size": max(self.batch_size // samples, 1)})
         call = torch.compile(forward_with_features) if self._do_i_compile() else forward_with_features
         self._unlabeled_pass = UnlabeledPass(
-            self._regularizers, kinds_of(self._regularizers), call, self._generator, self._means
+            self._regularizers, kinds_of(self._regularizers), call, self._generator, self._means, self.cost
         )
 
     def _facts(self) -> Facts:
@@ -241,6 +245,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimiser step on a labelled and, after the warm-up, an unlabelled batch."""
+        self.cost.count(len(batch["data"]) * (1 if self.peer is None else 2), gradient=True)
         if not self.regularizers:
             return super().train_step(batch)  # type: ignore[no-any-return]
         self.optimizer.zero_grad(set_to_none=True)
@@ -332,7 +337,11 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._first_of_epoch = True
 
     def on_epoch_end(self) -> None:
-        """Log our epoch before nnU-Net writes its checkpoint, which holds the logger."""
+        """Log our epoch and its cost before nnU-Net writes its checkpoint, which holds both."""
+        started = self.logger.local_logger.my_fantastic_logging["epoch_start_timestamps"][-1]
+        self.cost.end_epoch(time.time() - started, self.device)
+        if self.local_rank == 0:
+            self.cost.write(Path(self.output_folder))
         if self.regularizers:
             means = self._means.take()
             for column in self._columns:
@@ -361,6 +370,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             "requested": self.requested.model_dump(),
             "cases": self._case_lists(),
             "optimizer_steps": self.optimizer_steps,
+            "cost": asdict(self.cost),
             "modules": {name: dict(m.state_dict()) for name, m in modules.items() if m is not None},
             "optimizers": {} if self.head_optimizer is None else {"heads": self.head_optimizer.state_dict()},
             "rng": {
@@ -396,6 +406,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self.teacher = make_teacher(unwrapped(self.network))
             self.teacher.load_state_dict(section["modules"]["teacher"])
         self.optimizer_steps = section["optimizer_steps"]
+        vars(self.cost).update(section["cost"])
         self._restored = section if self.continues else None
 
     def _continued(self, stored: dict[str, Any]) -> Settings:

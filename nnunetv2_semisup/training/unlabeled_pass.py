@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.regularizers.base import Labeled, Regularizer, Step
+from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import summed
 from nnunetv2_semisup.training.run_log import EpochMeans
 
@@ -59,6 +60,7 @@ class UnlabeledPass:
         forward: logits and features of a network, compiled or not.
         generator: CPU generator of the regularizers' draws.
         means: of the epoch.
+        cost: of the training.
     """
 
     regularizers: Sequence[Regularizer]
@@ -66,6 +68,7 @@ class UnlabeledPass:
     forward: FeaturesCall
     generator: torch.Generator
     means: EpochMeans
+    cost: Cost
 
     def backward(
         self,
@@ -136,10 +139,12 @@ class UnlabeledPass:
     def _student(
         self, network: nn.Module, tapped: list[Tensor], x: Tensor, taps: Sequence[int]
     ) -> tuple[Tensor, list[Tensor]]:
+        self.cost.count(len(x), gradient=True)
         logits, features = self.forward(network, x, tuple(taps))
         tapped.extend([logits, *features])
         return logits, features
 
     @torch.no_grad()
     def _teacher(self, network: nn.Module, x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        self.cost.count(len(x), gradient=False)
         return self.forward(network, x, tuple(taps))

@@ -38,11 +38,13 @@ def losses(trainer: Any) -> list[float]:
 
 def assert_same(ours: Any, theirs: Any) -> None:
     assert losses(ours) == losses(theirs)
-    for name in ("network", "heads", "teacher"):
+    for name in ("network", "heads", "teacher", "peer"):
         a, b = (getattr(trainer, name) for trainer in (ours, theirs))
         assert (a is None) == (b is None)
         if a is not None:
             assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True)), name
+    for key in ("samples", "gradient_samples", "epochs"):
+        assert getattr(ours.cost, key) == getattr(theirs.cost, key)
     if ours.run_log is not None:
         assert read_log(ours.run_log.file) == read_log(theirs.run_log.file)
 
