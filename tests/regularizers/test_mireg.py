@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from nnunetv2_semisup.losses.cross_entropy import cross_entropy
+from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import forward_with_features
 from tests.regularizers.toy_step import build, facts_of, network_of, random_views, step_of
 
@@ -135,3 +137,33 @@ def test_alarms_are_plain_words(signs, words):
     healthy = dict.fromkeys(regularizer.sign_names, 0.5)
     alarms = regularizer.alarms(healthy | signs)
     assert (words is None and alarms == []) or (len(alarms) == 1 and words in alarms[0])
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_pseudo_labels_of_the_reference_view_teach_the_transformed_one(has_regions):
+    network, teacher = network_of(), make_teacher(network_of(seed=1))
+    facts = facts_of(network, has_regions=has_regions, mirror_axes=())
+    weights = {"consistency": {"weight": 0.0}, "mi": {"weight": 0.0}}
+    regularizer = build("mireg", facts, weights | {"pseudo_label": {"cross_entropy": 1.0, "threshold": 0.0}})
+    first, second = random_views()
+    outcome = regularizer(step_of(network, regularizer, (first, second), teacher=teacher))
+    assert outcome.terms.keys() == {"pseudo_cross_entropy"}
+    target = facts.answer(forward_with_features(teacher, first, ())[0])
+    logits = forward_with_features(network, second, ())[0]
+    torch.testing.assert_close(
+        outcome.terms["pseudo_cross_entropy"], cross_entropy(logits, target, regions=has_regions)
+    )
+
+
+def test_the_kinds_of_the_views_are_settings():
+    regularizer = build("mireg", facts_of(network_of()), {"views": {"reference": "plain", "trained": "strong"}})
+    assert regularizer.views == ("plain", "strong")
+
+
+def test_own_views_in_one_call_equal_two_calls():
+    network = network_of()
+    regularizer = build("mireg", facts_of(network), {"teacher": {"source": "own"}})
+    step = step_of(network, regularizer, random_views())
+    logits = [output[0] for output in regularizer._outputs(step, *step.views)]
+    for ours, view in zip(logits, step.views, strict=True):
+        torch.testing.assert_close(ours, forward_with_features(network, view, ())[0])
