@@ -34,8 +34,8 @@ _SETTINGS_KEYS = ("training.initial_lr", "training.lr_warmup_epochs")
 def read_fold(folder: Path) -> Run:
     """The run of a fold's folder, nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION/fold_F.
 
-    Raises SemiSupervisedError: no final checkpoint, a damaged one, or one of a stock trainer, which does not record what
-    it saw; no validation.
+    Raises SemiSupervisedError: no final checkpoint, a damaged one, or one of a stock trainer, which does not record
+    what it saw; no validation.
     """
     name = f"{folder.parent.name}/{folder.name}"
     if not (folder / FINAL).is_file():

@@ -1,0 +1,166 @@
+"""Which runs may stand in one table. Everything is measured against LabeledOnly's runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.evaluation.comparison.runs import ALL, BASELINE, Refused, Run, Training
+
+LAST = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What all runs must have in common, taken from LabeledOnly's runs."""
+
+    training: Training
+    """Of the first of them."""
+    parts: tuple[tuple[str, ...], ...]
+    """The validation cases of each fold."""
+    labeled: dict[tuple[int | str, int | None, tuple[str, ...]], tuple[str, ...]]
+    """Labelled cases by label count, seed and validation cases."""
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """The validation cases of all folds, sorted."""
+        return tuple(sorted(case for part in self.parts for case in part))
+
+    def counts(self) -> list[int | str]:
+        """The label counts for which there is a baseline: numbers, then ALL."""
+        found = {count for count, _, _ in self.labeled}
+        return [*sorted(count for count in found if isinstance(count, int)), *([ALL] if ALL in found else [])]
+
+
+def reference_of(runs: Sequence[Run]) -> Reference:
+    """From LabeledOnly's runs among `runs`.
+
+    Raises SemiSupervisedError where there is none, or where two of their folds share a validation case.
+    """
+    trainings = [run.training for run in runs if run.is_baseline and run.training is not None]
+    if not trainings:
+        raise SemiSupervisedError(
+            f"none of the runs is one of {BASELINE}, which every difference is taken to; name one as well"
+        )
+    first = min(trainings, key=lambda training: (training.labels == ALL, training.fold))
+    trainings = [training for training in trainings if training.dataset == first.dataset]
+    parts = tuple(sorted({training.val for training in trainings}))
+    shared = sorted(case for case, n in Counter(case for part in parts for case in part).items() if n > 1)
+    if shared:
+        raise SemiSupervisedError(
+            f"the runs of {BASELINE} validate on different cases that overlap, e.g. in {shared[0]}; name runs of one "
+            "split"
+        )
+    labeled = {
+        (run.training.labels, run.seed, run.training.val): run.training.labeled
+        for run in runs
+        if run.is_baseline and run.training is not None and run.training.dataset == first.dataset
+    }
+    return Reference(first, parts, labeled)
+
+
+def incomparable_keys(run: Run, reference: Reference) -> list[str]:
+    """Keys of --allow-different in which a training is not like the reference, sorted."""
+    if run.training is None:
+        return []
+    ours, theirs = run.training.plan, reference.training.plan
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+
+
+def why_refused(run: Run, reference: Reference, allowed: Collection[str]) -> str | None:
+    """The first reason why a run is not comparable, in one line; None where it is."""
+    if run.checkpoint not in (None, LAST):
+        return (
+            f"its segmentations were made with {run.checkpoint}, which was selected by validation; the others' with "
+            "the last checkpoint"
+        )
+    if run.training is None:
+        return _why_external_refused(reference)
+    reasons = (
+        _other_data(run.training, reference),
+        _own_leak(run.training),
+        _other_labels(run, reference),
+        _other_length(run.training, reference.training),
+        _other_plan(run, reference, allowed),
+    )
+    return next((reason for reason in reasons if reason), None)
+
+
+def _why_external_refused(reference: Reference) -> str | None:
+    counts = [count for count in reference.counts() if count != ALL]
+    if len(counts) > 1:
+        return (
+            f"there are runs with {' and '.join(map(str, counts))} labelled cases, and nothing says which it belongs "
+            "beside; compare it with runs of one number"
+        )
+    return None
+
+
+def _other_data(training: Training, reference: Reference) -> str | None:
+    if training.dataset != reference.training.dataset:
+        return f"it is a run on {training.dataset}, the others are on {reference.training.dataset}"
+    if training.val not in reference.parts:
+        nearest = max(reference.parts, key=lambda part: len(set(part) & set(training.val)))
+        differing = sorted(set(nearest) ^ set(training.val))
+        return f"it validates on other cases than LabeledOnly: {len(differing)} differ, e.g. {differing[0]}"
+    return None
+
+
+def _own_leak(training: Training) -> str | None:
+    for kind, cases in (("unlabelled", training.unlabeled), ("labelled", training.labeled)):
+        if both := sorted(set(cases) & set(training.val)):
+            return f"its {kind} cases include {len(both)} of its validation cases, e.g. {both[0]}"
+    return None
+
+
+def _other_labels(run: Run, reference: Reference) -> str | None:
+    assert run.training is not None
+    labels = run.training.labels
+    if labels not in reference.counts():
+        count = "all cases" if labels == ALL else f"{labels} cases"
+        return f"there is no run of LabeledOnly with {count} labelled to compare it with"
+    theirs = reference.labeled.get((labels, run.seed, run.training.val))
+    if theirs is not None and theirs != run.training.labeled:
+        differing = sorted(set(theirs) ^ set(run.training.labeled))
+        return f"its labelled cases are not those of LabeledOnly with the same seed: e.g. {differing[0]} is in one only"
+    return None
+
+
+def _other_length(training: Training, reference: Training) -> str | None:
+    if training.labeled_samples == reference.labeled_samples:
+        return None
+    return f"it saw {training.labeled_samples:,} labelled samples, LabeledOnly {reference.labeled_samples:,}"
+
+
+def _other_plan(run: Run, reference: Reference, allowed: Collection[str]) -> str | None:
+    assert run.training is not None
+    for key in incomparable_keys(run, reference):
+        if key not in allowed:
+            ours, theirs = (_short(plan.get(key)) for plan in (run.training.plan, reference.training.plan))
+            return f"its {key} is {ours}, LabeledOnly's {theirs}; to compare all the same: --allow-different {key}"
+    return None
+
+
+def check_allowed(allowed: Iterable[str], reference: Reference) -> None:
+    """Raises SemiSupervisedError for a key that --allow-different does not know."""
+    for key in allowed:
+        if key not in reference.training.plan:
+            raise SemiSupervisedError(
+                f"--allow-different {key}: known are {', '.join(sorted(reference.training.plan))}; cases, samples and "
+                "checkpoints must be the same"
+            )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def first_missing(cases: Iterable[str], run: Run, ending: str) -> Refused | None:
+    """A refusal where a run's folder lacks a segmentation of one of `cases`."""
+    missing = [case for case in cases if not (run.predictions / f"{case}{ending}").is_file()]
+    if not missing:
+        return None
+    return Refused(run.name, f"{run.predictions} lacks {len(missing)} of the segmentations, e.g. {missing[0]}{ending}")

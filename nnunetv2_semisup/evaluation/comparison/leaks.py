@@ -1,0 +1,66 @@
+"""Whether a run has trained on the voxels of a validation case under another name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_semisup.data.folders import read_json, variable_folder
+from nnunetv2_semisup.data.leakage import known_voxels
+from nnunetv2_semisup.data.manifest import read_manifest
+from nnunetv2_semisup.data.raw_cases import training_cases
+from nnunetv2_semisup.data.workers import Workers
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.evaluation.comparison.runs import Run
+
+CACHE = "labeled_voxel_hashes.json"
+
+
+class VoxelNames:
+    """Hashes of decoded voxels by case: of the manifest of unlabelled cases, else of the raw training images."""
+
+    def __init__(self, dataset_folder: Path, dataset_json: Mapping[str, Any], reader: str) -> None:
+        """Args: folder of nnUNet_preprocessed, content of dataset.json, nnU-Net's class that reads the images."""
+        self._folder, self._dataset_json, self._reader = dataset_folder, dataset_json, reader
+        self._raw: dict[str, str] = {}
+
+    def hashes(self, cases: Sequence[str], data_identifier: str, processes: int) -> dict[str, str]:
+        """Hash by case, of those of which one is known or can be made."""
+        manifest = read_manifest(self._folder, data_identifier).cases
+        known = {case: manifest[case].voxel_hash for case in cases if case in manifest and manifest[case].voxel_hash}
+        missing = [case for case in cases if case not in known and case not in self._raw]
+        if missing and (files := self._raw_files(missing)):
+            with Workers(processes) as workers:
+                known_voxels(files, self._reader, self._folder / CACHE, workers)
+            # Not what it returns, which holds one name for each hash: two equal cases are what is looked for.
+            kept = read_json(self._folder / CACHE)
+            self._raw |= {case: kept[case]["voxel_hash"] for case in files if case in kept}
+        return self._raw | known
+
+    def _raw_files(self, cases: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        try:
+            raw = variable_folder("nnUNet_raw") / self._folder.name
+        except SemiSupervisedError:
+            return {}
+        found = training_cases(raw, self._dataset_json)
+        return {case: found[case] for case in cases if case in found}
+
+
+def voxel_leak(run: Run, names: VoxelNames, processes: int) -> tuple[str | None, str | None]:
+    """Why a run is refused, and what could not be looked at, each a line or None."""
+    training = run.training
+    if training is None or not training.unlabeled:
+        return None, None
+    hashes = names.hashes((*training.unlabeled, *training.val), training.data_identifier, processes)
+    validating = {hashes[case]: case for case in training.val if case in hashes}
+    for case in training.unlabeled:
+        if hashes.get(case) in validating:
+            return f"its unlabelled case {case} has the voxels of the validation case {validating[hashes[case]]}", None
+    unknown = [case for case in (*training.unlabeled, *training.val) if case not in hashes]
+    if unknown:
+        return None, (
+            f"{run.name}: {len(unknown)} cases, e.g. {unknown[0]}, could not be compared voxel by voxel with others: "
+            "neither their manifest nor nnUNet_raw holds them"
+        )
+    return None, None

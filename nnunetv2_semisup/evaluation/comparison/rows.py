@@ -1,0 +1,149 @@
+"""Runs that differ in seed and fold only are one row of the table."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.evaluation.comparison.comparability import Reference, incomparable_keys
+from nnunetv2_semisup.evaluation.comparison.runs import ALL, Refused, Run
+
+Role = Literal["baseline", "method", "all labels"]
+_NOT_THE_METHOD = ("training.seed", "training.save_every", "training.num_val_iterations_per_epoch", "data.split")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with one number of labels: its runs by seed, one a fold."""
+
+    method: str
+    labels: int | str
+    """How many cases are labelled, or ALL. For segmentations from elsewhere: those of the baseline beside them."""
+    seeds: Mapping[str, tuple[Run, ...]]
+    different: tuple[str, ...]
+    """Keys in which --allow-different lets it differ from LabeledOnly."""
+
+    @property
+    def role(self) -> Role:
+        """What the row is there for: LabeledOnly on the few labels, on all of them, or anything else."""
+        first = self.runs[0]
+        if not first.is_baseline or self.different:
+            return "method"
+        return "all labels" if self.labels == ALL else "baseline"
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return [run for runs in self.seeds.values() for run in runs]
+
+    @property
+    def title(self) -> str:
+        """Unique in the table."""
+        if self.is_external:
+            return self.method
+        return f"{self.method}, {self.labels} label{'' if self.labels == 1 else 's'}"
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the segmentations come from elsewhere."""
+        return self.runs[0].training is None
+
+
+def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], list[Refused]]:
+    """The rows, baseline first within each number of labels, and the runs whose seed lacks a fold.
+
+    Raises SemiSupervisedError for two runs of the same row, seed and fold.
+    """
+    groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_key(run, reference)].append(run)
+    rows, refused = [], []
+    for group in groups.values():
+        seeds: dict[str, tuple[Run, ...]] = {}
+        for seed, folds in _by_seed(group).items():
+            covered = len({run.training.val for run in folds if run.training is not None})
+            if folds[0].training is not None and covered < len(reference.parts):
+                reason = f"seed {seed} has {covered} of {len(reference.parts)} folds; all are compared together"
+                refused += [Refused(run.name, reason) for run in folds]
+            else:
+                seeds[seed] = tuple(folds)
+        if seeds:
+            different = tuple(incomparable_keys(group[0], reference))
+            rows.append(Row(group[0].method, _labels(group[0], reference), seeds, different))
+    order = {"baseline": 0, "method": 1, "all labels": 2}
+    rows.sort(key=lambda row: (row.role == "all labels", row.labels == ALL, str(row.labels).zfill(9), order[row.role]))
+    return _named_apart(rows), refused
+
+
+def without(rows: Sequence[Row], names: set[str]) -> list[Row]:
+    """The rows without the seeds that hold a run of these names."""
+    kept = []
+    for row in rows:
+        seeds = {seed: runs for seed, runs in row.seeds.items() if not names & {run.name for run in runs}}
+        if seeds:
+            kept.append(replace(row, seeds=seeds))
+    return kept
+
+
+def _key(run: Run, reference: Reference) -> tuple[object, ...]:
+    """What the runs of a row have in common."""
+    if run.training is None:
+        return (run.method,)
+    settings = {key: value for key, value in run.training.settings.items() if key not in _NOT_THE_METHOD}
+    plan = {key: run.training.plan[key] for key in incomparable_keys(run, reference)}
+    return (run.training.trainer, run.training.labels, json.dumps([settings, plan], sort_keys=True, default=str))
+
+
+def _labels(run: Run, reference: Reference) -> int | str:
+    return reference.counts()[0] if run.training is None else run.training.labels
+
+
+def _by_seed(group: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by seed; trainings without one are numbered in their order, apart for each fold."""
+    found: dict[str, list[Run]] = defaultdict(list)
+    taken: dict[tuple[str, object], Run] = {}
+    unseeded: dict[object, int] = defaultdict(int)
+    for run in group:
+        part = None if run.training is None else run.training.val
+        if run.seed is None and run.training is not None:
+            unseeded[part] += 1
+            seed = f"#{unseeded[part]}"
+        else:
+            seed = "" if run.seed is None else str(run.seed)
+        if (seed, part) in taken:
+            other = taken[seed, part]
+            raise SemiSupervisedError(
+                f"two runs have the same name: {other.predictions} and {run.predictions} are both {run.method}"
+                f"{f' with seed {seed}' if seed else ''}; leave one out, or rename its folder"
+            )
+        taken[seed, part] = run
+        found[seed].append(run)
+    return found
+
+
+def _named_apart(rows: list[Row]) -> list[Row]:
+    """Rows of one trainer and label count get the settings that tell them apart."""
+    titles: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        titles[row.title].append(row)
+    named = {}
+    for same in titles.values():
+        values = [_settings(row) for row in same]
+        keys = sorted({key for its in values for key in its})
+        differing = [key for key in keys if len({str(its.get(key)) for its in values}) > 1]
+        for row, its in zip(same, values, strict=True):
+            shown = ", ".join(f"{key}={its[key]}" for key in differing if key in its)
+            named[id(row)] = replace(row, method=f"{row.method} ({shown})") if len(same) > 1 and shown else row
+    return [named[id(row)] for row in rows]
+
+
+def _settings(row: Row) -> dict[str, object]:
+    training = row.runs[0].training
+    if training is None:
+        return {}
+    settings = {key: value for key, value in training.settings.items() if key not in _NOT_THE_METHOD}
+    return settings | {key: training.plan[key] for key in row.different}

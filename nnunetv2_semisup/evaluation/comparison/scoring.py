@@ -1,0 +1,166 @@
+"""All segmentations against the truth, case by case, in as many processes as there are cores."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+from tqdm import tqdm
+
+from nnunetv2_semisup.data.workers import Workers
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.evaluation.comparison.runs import Refused, Run
+from nnunetv2_semisup.evaluation.comparison.structures import Labels, Structures
+
+Scores = npt.NDArray[np.float64]
+_FEW = 60
+"""Segmentations that this process measures sooner than another one starts."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One case: its truth, and the segmentation of every run, by the run's name."""
+
+    case: str
+    truth: str
+    predictions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Of one case: scores [structures, metrics] or what is wrong with the segmentation, by the run's name."""
+
+    scores: dict[str, Scores]
+    faults: dict[str, str]
+    error: str = ""
+    """What is wrong with the truth."""
+
+
+@dataclass(frozen=True)
+class CaseScorer:
+    """Measures one case; holds one truth and one segmentation at a time."""
+
+    reader: str
+    """Name of nnU-Net's class that reads the dataset's files."""
+    structures: Structures
+
+    def __call__(self, task: Task) -> CaseResult:
+        """Scores and faults of all runs."""
+        scores: dict[str, Scores] = {}
+        faults: dict[str, str] = {}
+        try:
+            truth, properties = self._read(task.truth)
+        except Exception as error:
+            return CaseResult({}, {}, f"{task.truth} cannot be read: {error}")
+        for name, file in task.predictions:
+            try:
+                scores[name] = self._scores(truth, properties, file)
+            except Exception as error:
+                faults[name] = " ".join(str(error).split()) or type(error).__name__
+        return CaseResult(scores, faults)
+
+    def _scores(self, truth: Labels, properties: dict[str, Any], file: str) -> Scores:
+        import torch
+
+        from nnunetv2_semisup.evaluation.comparison.metrics import structure_scores
+
+        torch.set_num_threads(1)
+        prediction, its_properties = self._read(file)
+        if difference := _other_geometry(truth.shape, properties, prediction.shape, its_properties):
+            raise SemiSupervisedError(f"{file} has another geometry than the truth: {difference}")
+        foreign = np.setdiff1d(prediction[~np.isin(prediction, self.structures.values)], [])
+        if foreign.size:
+            raise SemiSupervisedError(
+                f"{file} holds the label {foreign[0]}, the dataset has {', '.join(map(str, self.structures.values))}"
+            )
+        counts = np.ones(truth.shape, bool) if self.structures.ignore is None else truth != self.structures.ignore
+        masks = zip(self.structures.masks(truth), self.structures.masks(prediction), strict=True)
+        return np.array([structure_scores(a & counts, b & counts, properties["spacing"]) for a, b in masks])
+
+    def _read(self, file: str) -> tuple[Labels, dict[str, Any]]:
+        values, properties = recursive_find_reader_writer_by_name(self.reader)().read_seg(file)
+        labels = values[0].astype(np.int32)
+        if not np.array_equal(labels, values[0]):
+            foreign = values[0][labels != values[0]][0]
+            raise SemiSupervisedError(f"{file} holds values that are no labels, e.g. {foreign}")
+        return labels, properties
+
+
+def _other_geometry(
+    shape: tuple[int, ...], properties: Mapping[str, Any], other_shape: tuple[int, ...], others: Mapping[str, Any]
+) -> str | None:
+    """What differs: the shape, or spacing, origin or direction by more than the rounding of a header."""
+    if shape != other_shape:
+        return f"{' x '.join(map(str, other_shape))} voxels instead of {' x '.join(map(str, shape))}"
+    for ours, theirs in zip(_geometry(properties), _geometry(others), strict=True):
+        (name, expected), (_, found) = ours, theirs
+        if expected.shape != found.shape or not np.allclose(expected, found, rtol=1e-4, atol=1e-3):
+            return f"{name} {found.round(3).tolist()} instead of {expected.round(3).tolist()}"
+    return None
+
+
+def _geometry(properties: Mapping[str, Any]) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """Spacing, and whatever else nnU-Net's reader has kept of the header."""
+    yield "spacing", np.array(properties["spacing"], float)
+    for key, values in properties.get("sitk_stuff", {}).items():
+        if key != "spacing":
+            yield key, np.array(values, float)
+    if "nibabel_stuff" in properties:
+        yield "affine", np.array(properties["nibabel_stuff"]["original_affine"], float)
+
+
+def score_runs(
+    runs: Sequence[Run], cases: Mapping[str, Sequence[Run]], truth: Path, ending: str, scorer: CaseScorer
+) -> tuple[dict[str, dict[str, Scores]], list[Refused]]:
+    """Scores [structures, metrics] by run and case, and the runs with a segmentation that cannot be measured.
+
+    Args:
+        runs: all, each of its own name.
+        cases: of every case the runs that segmented it.
+        truth: folder of the true segmentations.
+        ending: of all files.
+        scorer: measures one case.
+
+    Raises:
+        SemiSupervisedError: a truth is missing or cannot be read, or a process died.
+    """
+    tasks = [
+        Task(case, str(truth / f"{case}{ending}"), tuple((r.name, str(r.predictions / f"{case}{ending}")) for r in rs))
+        for case, rs in cases.items()
+    ]
+    for task in tasks:
+        if not Path(task.truth).is_file():
+            raise SemiSupervisedError(f"there is no true segmentation {task.truth}; preprocess the dataset again")
+    scores: dict[str, dict[str, Scores]] = {run.name: {} for run in runs}
+    faults: dict[str, str] = {}
+    count = sum(len(task.predictions) for task in tasks)
+    workers: AbstractContextManager[Workers | None] = nullcontext()
+    if count > _FEW:
+        workers = Workers(processes())
+    with workers as pool, tqdm(desc="Measuring", total=count, unit=" segmentations", disable=None) as bar:
+        results = ((task, scorer(task)) for task in tasks) if pool is None else pool.run(scorer, tasks)
+        for task, result in results:
+            if result is None or result.error:
+                reason = result.error if result else f"measuring {task.case} needs more memory than there is"
+                raise SemiSupervisedError(reason)
+            for name, found in result.scores.items():
+                scores[name][task.case] = found
+            for name, fault in result.faults.items():
+                faults.setdefault(name, fault)
+            bar.update(len(task.predictions))
+    return {n: found for n, found in scores.items() if n not in faults}, [Refused(n, f) for n, f in faults.items()]
+
+
+def processes() -> int:
+    """As many as there are cores, and at most nnU-Net's own number (nnUNet_def_n_proc)."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(cores, int(default_num_processes)))
