@@ -12,6 +12,8 @@ from matplotlib.ticker import MaxNLocator
 _WIDTH, _HEIGHT = 330, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 34
 _ROW, _NAMES = 24, 120
+COLORS = 8
+"""Series colours of the page; a ninth series has the first one's again."""
 
 CSS = """
 svg.chart { display: block; width: 100%; height: auto; font-size: 11px; }
@@ -20,12 +22,15 @@ svg.chart text.name { fill: var(--text); }
 svg.chart .grid { stroke: var(--line); stroke-width: 1; }
 svg.chart polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 svg.chart .join { stroke: var(--muted); stroke-width: 1.5; opacity: .5; }
+svg.chart .zero { stroke: var(--text); stroke-width: 1; stroke-dasharray: 3 3; }
+svg.chart .faint { opacity: .45; }
+svg.chart .bar { stroke: var(--text); stroke-width: 2; }
 """ + "".join(
     f"svg.chart polyline.s{i} {{ stroke: var(--series-{i}); }} svg.chart circle.s{i} {{ fill: var(--series-{i}); }}\n"
     f".key.s{i}::before {{ background: var(--series-{i}); }}\n"
-    for i in range(4)
+    for i in range(COLORS)
 )
-"""Style of the charts; the page defines --text, --muted, --line and --series-0 to --series-3."""
+"""Style of the charts; the page defines --text, --muted, --line and --series-0 to --series-7."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     color: int = 0
-    """Which of the page's four series colours."""
+    """Which of the page's series colours."""
 
 
 def line_chart(series: Sequence[Series], *, label: str, x_label: str = "epoch") -> str:
@@ -62,10 +67,10 @@ def line_chart(series: Sequence[Series], *, label: str, x_label: str = "epoch") 
         finite = [(x, y) for x, y in line.points if math.isfinite(y)]
         if len(finite) == 1:
             x, y = finite[0]
-            parts.append(f"<circle class='s{line.color}' r='3' cx='{x_scale(x):.1f}' cy='{y_scale(y):.1f}'/>")
+            parts.append(f"<circle class='s{line.color % COLORS}' r='3' cx='{x_scale(x):.1f}' cy='{y_scale(y):.1f}'/>")
             continue
         path = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in finite)
-        parts.append(f"<polyline class='s{line.color}' points='{path}'><title>{escape(line.name)}</title></polyline>")
+        parts.append(f"<polyline class='s{line.color % COLORS}' points='{path}'>{_title(line.name)}</polyline>")
     return _svg(_WIDTH, _HEIGHT, label, parts)
 
 
@@ -89,16 +94,58 @@ def paired_dots(cases: Sequence[str], values: Mapping[str, Sequence[float]], *, 
             ends = [scale(value) for _, _, value in dots]
             parts.append(f"<line class='join' x1='{min(ends):.1f}' x2='{max(ends):.1f}' y1='{y}' y2='{y}'/>")
         for color, name, value in dots:
-            mark = f"<title>{escape(case)}, {escape(name)}: {value:.3f}</title>"
-            parts.append(f"<circle class='s{color}' r='5.5' cx='{scale(value):.1f}' cy='{y}'>{mark}</circle>")
+            mark = _title(f"{case}, {name}: {value:.3f}")
+            parts.append(f"<circle class='s{color % COLORS}' r='5.5' cx='{scale(value):.1f}' cy='{y}'>{mark}</circle>")
     return _svg(width, height, label, parts)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Differences of one method, case by case, with the interval of their mean."""
+
+    name: str
+    values: Sequence[tuple[str, float]]
+    """(case, difference)"""
+    interval: tuple[float, float, float]
+    """Mean, lower and upper end; ends that are not finite are not drawn."""
+    color: int = 0
+
+
+def difference_dots(rows: Sequence[Differences], *, label: str) -> str:
+    """One row a method: a dot for each case's difference, and the mean with its interval below them."""
+    finite = [v for row in rows for _, v in row.values] + [v for row in rows for v in row.interval if math.isfinite(v)]
+    ticks = _ticks([min(finite, default=0), max(finite, default=0), 0])
+    height = 2 * _ROW
+    width, total = 2 * _WIDTH, _TOP + height * len(rows) + _BOTTOM
+    scale = _Scale(ticks[0], ticks[-1], 2 * _RIGHT, width - 2 * _RIGHT)
+    parts = []
+    for tick in ticks:
+        x = scale(tick)
+        kind = "zero" if tick == 0 else "grid"
+        parts.append(f"<line class='{kind}' x1='{x:.1f}' x2='{x:.1f}' y1='{_TOP}' y2='{total - _BOTTOM}'/>")
+        parts.append(f"<text x='{x:.1f}' y='{total - _BOTTOM + 15}' text-anchor='middle'>{_number(tick)}</text>")
+    for i, row in enumerate(rows):
+        top = _TOP + height * i
+        parts.append(f"<text class='name' x='{2 * _RIGHT}' y='{top + 12}'>{escape(row.name)}</text>")
+        for case, value in row.values:
+            dot = f"class='s{row.color % COLORS} faint' r='4' cx='{scale(value):.1f}' cy='{top + 24}'"
+            parts.append(f"<circle {dot}>{_title(f'{case}: {value:+.3f}')}</circle>")
+        mean, low, high = row.interval
+        y = top + 37
+        if math.isfinite(low) and math.isfinite(high):
+            mark = _title(f"{row.name}: {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+            parts.append(
+                f"<line class='bar' x1='{scale(low):.1f}' x2='{scale(high):.1f}' y1='{y}' y2='{y}'>{mark}</line>"
+            )
+        parts.append(f"<circle class='s{row.color % COLORS}' r='5' cx='{scale(mean):.1f}' cy='{y}'/>")
+    return _svg(width, total, label, parts)
 
 
 def legend(names: Sequence[str]) -> str:
     """The names beside their series colours."""
     return (
         "<p class='legend'>"
-        + " ".join(f"<span class='key s{i}'>{escape(n)}</span>" for i, n in enumerate(names))
+        + " ".join(f"<span class='key s{i % COLORS}'>{escape(n)}</span>" for i, n in enumerate(names))
         + "</p>"
     )
 
@@ -116,6 +163,10 @@ class _Scale:
         """Pixel of a value; the middle where the range is empty."""
         share = 0.5 if self.high == self.low else (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
+
+
+def _title(text: str) -> str:
+    return f"<title>{escape(text)}</title>"
 
 
 def _ticks(values: Sequence[float], whole: bool = False) -> list[float]:

@@ -12,11 +12,13 @@ _CSS = """
   color-scheme: light dark;
   --page: #ffffff; --surface: #f3f5f7; --text: #1a1f24; --muted: #5c6770; --line: #d9dee3; --accent: #0b6e82;
   --series-0: #8a949d; --series-1: #0b7f97; --series-2: #c2571a; --series-3: #7a4fb5;
+  --series-4: #4d7c1f; --series-5: #b8336a; --series-6: #2f5fc4; --series-7: #8a6d00;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14181b; --surface: #1d2327; --text: #e7eaec; --muted: #9aa5ad; --line: #333b41; --accent: #58c5da;
     --series-0: #8f9aa3; --series-1: #47c1da; --series-2: #f0975c; --series-3: #b998ea;
+    --series-4: #9bc96a; --series-5: #f085ad; --series-6: #86aaf5; --series-7: #d9bb4a;
   }
 }
 * { box-sizing: border-box; }
@@ -32,6 +34,7 @@ p, ul { max-width: 72ch; }
 code, pre { font-family: ui-monospace, "Cascadia Code", Menlo, monospace; font-size: .84rem; }
 pre { background: var(--surface); padding: 1rem 1.1rem; border-radius: 6px; overflow-x: auto; line-height: 1.6; }
 .scroll { overflow-x: auto; }
+.scroll svg.chart { min-width: 580px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
 th, td { text-align: right; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -45,13 +48,37 @@ figcaption { padding-top: .25rem; }
 .key { display: inline-block; margin-right: 1.2rem; }
 .key::before { content: ""; display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .45em; }
 .key.label::before { background: var(--key); border-radius: 2px; }
+th button { all: unset; cursor: pointer; }
+th button:hover, th button:focus-visible { color: var(--accent); text-decoration: underline; }
+th[aria-sort=ascending] button::after { content: " \\2191"; }
+th[aria-sort=descending] button::after { content: " \\2193"; }
+th.long { text-align: left; }
+td.long { white-space: normal; text-align: left; min-width: 24ch; overflow-wrap: anywhere; }
 details { margin: 1.2rem 0; }
 summary { cursor: pointer; color: var(--accent); }
 """
 
 
-def html_page(title: str, body: Sequence[str]) -> str:
-    """The whole document around the parts of its body, which are HTML."""
+SORT_SCRIPT = """
+for (const button of document.querySelectorAll('table.sortable th button')) {
+  button.addEventListener('click', () => {
+    const head = button.parentElement, body = head.closest('table').tBodies[0];
+    const up = head.getAttribute('aria-sort') !== 'ascending';
+    for (const other of head.parentElement.children) other.removeAttribute('aria-sort');
+    head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
+    const key = row => row.cells[head.cellIndex].dataset.key;
+    const compare = (a, b) => isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
+    const rows = [...body.rows].sort((a, b) =>
+      key(a) === '' || key(b) === '' ? (key(a) === '') - (key(b) === '') : (up ? 1 : -1) * compare(key(a), key(b)));
+    body.append(...rows);
+  });
+}
+"""
+"""Sorts a table of `sortable_table` by the column whose heading is clicked; empty cells stay below."""
+
+
+def html_page(title: str, body: Sequence[str], script: str = "") -> str:
+    """The whole document around the parts of its body, which are HTML; `script` runs at its end."""
     return (
         "<!DOCTYPE html>\n"
         "<html lang='en'><head><meta charset='utf-8'>"
@@ -59,7 +86,7 @@ def html_page(title: str, body: Sequence[str]) -> str:
         # An inline icon, or the browser asks the server for one.
         "<link rel='icon' href='data:,'>"
         f"<title>{escape(title)}</title><style>{_CSS}{charts.CSS}</style></head>\n"
-        f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
+        f"<body><main>\n{chr(10).join(body)}\n</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
 
@@ -79,6 +106,32 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], best: Sequence[S
             for cell, mark in zip(row, marks, strict=True)
         )
         lines.append(f"<tr>{cells}</tr>")
+    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+
+
+def sortable_table(header: Sequence[tuple[str, str]], rows: Sequence[Sequence[tuple[str, float | str]]]) -> str:
+    """A table that sorts by the column whose heading is clicked, where the page has SORT_SCRIPT.
+
+    Args:
+        header: text and explanation of each column.
+        rows: of each cell its text and what it sorts by; "" comes last.
+    """
+    head = "".join(
+        f"<th scope='col' title='{escape(why)}'><button type='button'>{escape(name)}</button></th>"
+        for name, why in header
+    )
+    lines = []
+    for row in rows:
+        cells = "".join(f"<td data-key='{escape(str(key))}'>{escape(text)}</td>" for text, key in row)
+        lines.append(f"<tr>{cells}</tr>")
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f"<div class='scroll'><table class='sortable'>{body}</table></div>"
+
+
+def long_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of sentences, which break where the page is narrow."""
+    head = "".join(f"<th scope='col' class='long'>{escape(name)}</th>" for name in header)
+    lines = ("<tr>" + "".join(f"<td class='long'>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
 
 

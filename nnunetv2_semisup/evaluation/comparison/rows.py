@@ -132,7 +132,7 @@ def _named_apart(rows: list[Row]) -> list[Row]:
         titles[row.title].append(row)
     named = {}
     for same in titles.values():
-        values = [_settings(row) for row in same]
+        values = [row_settings(row) for row in same]
         keys = sorted({key for its in values for key in its})
         differing = [key for key in keys if len({str(its.get(key)) for its in values}) > 1]
         for row, its in zip(same, values, strict=True):
@@ -141,7 +141,8 @@ def _named_apart(rows: list[Row]) -> list[Row]:
     return [named[id(row)] for row in rows]
 
 
-def _settings(row: Row) -> dict[str, object]:
+def row_settings(row: Row) -> dict[str, object]:
+    """What a row was trained with, seeds and splits left out; nothing of segmentations from elsewhere."""
     training = row.runs[0].training
     if training is None:
         return {}
