@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from nnunetv2_semisup.evaluation.benchmark.checks import check_request, check_results
+    from nnunetv2_semisup.evaluation.benchmark.comparison import compare
     from nnunetv2_semisup.evaluation.benchmark.cost import cost_of
     from nnunetv2_semisup.evaluation.benchmark.execution import gpu_slots, run_here
     from nnunetv2_semisup.evaluation.benchmark.folder import open_benchmark
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     run_here(benchmark, device, gpu_slots(device, args.np or 1), {name: cost.epochs for name, cost in costs.items()})
     print(summary(benchmark))
+    compare(benchmark)
+    print(f"compared in {benchmark.comparison}")
     return 1 if any(benchmark.status(run) == "failed" for run in benchmark.runs) else 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from pathlib import Path
 
 from nnunetv2_semisup.evaluation.benchmark.commands import compare_command
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark
@@ -12,7 +12,7 @@ from nnunetv2_semisup.evaluation.benchmark.preparation import environment
 from nnunetv2_semisup.evaluation.steps import Step, run_step
 
 
-def compare(benchmark: Benchmark, update: Callable[[int], None]) -> None:
+def compare(benchmark: Benchmark) -> None:
     """Compare all runs, failed ones included, and put the result in place of an earlier one.
 
     Raises SemiSupervisedError where runs are not comparable or none is finished.
@@ -22,7 +22,7 @@ def compare(benchmark: Benchmark, update: Callable[[int], None]) -> None:
     for folder in (new, old):
         shutil.rmtree(folder, ignore_errors=True)
     step = Step("compare", compare_command(benchmark, new))
-    run_step(step, benchmark.log("compare"), benchmark.folder, environment(), update)
+    run_step(step, benchmark.log("compare"), Path.cwd(), environment(), lambda _: None)
     if benchmark.comparison.exists():
         os.replace(benchmark.comparison, old)
     os.replace(new, benchmark.comparison)

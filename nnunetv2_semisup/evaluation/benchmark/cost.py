@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,13 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
 
-from nnunetv2_semisup.configuration.settings import Settings
 from nnunetv2_semisup.data.folders import load_dataset_json, load_plans, variable_folder
 from nnunetv2_semisup.evaluation.benchmark.runs import Request, Run
 from nnunetv2_semisup.evaluation.benchmark.settings import regularizers_of, settings_of
 from nnunetv2_semisup.networks.features import Levels
-from nnunetv2_semisup.regularizers.base import Facts, Regularizer
+from nnunetv2_semisup.regularizers.base import Facts, Forward, Labeled, Regularizer, Step
 from nnunetv2_semisup.training.schedules import phase_ends
 
 STOCK_EPOCHS = 1000
@@ -25,7 +26,7 @@ STOCK_ITERATIONS = 250
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate, from what the method says of itself and from its schedule."""
+    """An estimate, made without training anything."""
 
     epochs: int
     samples: int
@@ -35,65 +36,103 @@ class Cost:
 
 
 def cost_of(request: Request, run: Run) -> Cost:
-    """The cost of one run."""
+    """The cost of one run: nnU-Net's steps, and the method's own in every epoch after its warm-up."""
     plans = load_plans(variable_folder("nnUNet_preprocessed") / request.dataset, request.plans)
     batch = int(PlansManager(plans).get_configuration(request.configuration).batch_size)
     settings = settings_of(request, run)
     epochs = _number(settings.training.num_epochs, STOCK_EPOCHS)
     iterations = _number(settings.training.num_iterations_per_epoch, STOCK_ITERATIONS)
-    regularizers = _regularizers(request, run, settings, plans, batch)
     stock = batch * epochs * iterations
-    samples = stock * (2 if any(r.needs_peer for r in regularizers) else 1)
-    if any(weight > 0 for r in regularizers for weight in r.weights.values()):
+    samples = stock
+    if classes := regularizers_of(run.method):
         schedule = settings.schedule  # type: ignore[attr-defined]  # every regularizer's settings have one
         start, _ = phase_ends(epochs, schedule.warmup, schedule.ramp)
-        samples += _unlabeled_samples(regularizers, settings, batch) * (epochs - start) * iterations
+        stand_in = _StandIn.of(request, plans, batch)
+        for cls in classes:
+            settings = cls.resolve(settings, stand_in.facts)
+        regularizers = [cls(settings, stand_in.facts) for cls in classes]
+        if any(regularizer.needs_peer for regularizer in regularizers):
+            samples += stock
+        if any(weight > 0 for regularizer in regularizers for weight in regularizer.weights.values()):
+            cases = _number(settings.data.batch_size, max(batch // max(r.gradient_views for r in regularizers), 1))
+            samples += (epochs - start) * iterations * sum(stand_in.samples(r, cases) for r in regularizers)
     return Cost(epochs, samples, samples / stock)
 
 
-def _unlabeled_samples(regularizers: list[Regularizer], settings: Settings, batch: int) -> int:
-    """Of one step: every view goes through the student or its teacher, with a peer through both networks."""
-    gradient_views = max(r.gradient_views for r in regularizers)
-    cases = _number(settings.data.batch_size, max(batch // gradient_views, 1))
-    return cases * max(max(len(r.views), r.gradient_views) for r in regularizers)
+@dataclass(frozen=True)
+class _StandIn:
+    """Answers of the right shape on a small patch, for a step that is played through to count its samples."""
 
+    facts: Facts
+    in_channels: int
+    out_channels: int
 
-def _regularizers(
-    request: Request, run: Run, settings: Settings, plans: dict[str, Any], batch: int
-) -> list[Regularizer]:
-    """As the training will build them, on a network without memory."""
-    classes = regularizers_of(run.method)
-    if not classes:
-        return []
-    facts = _facts(request, plans, batch)
-    for cls in classes:
-        settings = cls.resolve(settings, facts)
-    with torch.device("meta"):
-        return [cls(settings, facts) for cls in classes]
-
-
-def _facts(request: Request, plans: dict[str, Any], batch: int) -> Facts:
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(request.configuration)
-    dataset_json = load_dataset_json(variable_folder("nnUNet_preprocessed") / request.dataset)
-    labels = manager.get_label_manager(dataset_json)
-    with torch.device("meta"):
-        network = get_network_from_plans(
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(manager, configuration, dataset_json),
-            labels.num_segmentation_heads,
+    @classmethod
+    def of(cls, request: Request, plans: dict[str, Any], batch: int) -> _StandIn:
+        """For the network of these plans, of which no weight is made."""
+        manager = PlansManager(plans)
+        configuration = manager.get_configuration(request.configuration)
+        dataset_json = load_dataset_json(variable_folder("nnUNet_preprocessed") / request.dataset)
+        labels = manager.get_label_manager(dataset_json)
+        in_channels = determine_num_input_channels(manager, configuration, dataset_json)
+        with torch.device("meta"):
+            network = get_network_from_plans(
+                configuration.network_arch_class_name,
+                configuration.network_arch_init_kwargs,
+                configuration.network_arch_init_kwargs_req_import,
+                in_channels,
+                labels.num_segmentation_heads,
+            )
+        levels = Levels.of(network)
+        patch_size = tuple(2 * stride for stride in levels.strides[0])
+        facts = Facts(
+            levels=levels,
+            patch_size=patch_size,
+            spacing=tuple(configuration.spacing[-len(patch_size) :]),
+            batch_size=batch,
+            has_regions=labels.has_regions,
+            mirror_axes=tuple(range(len(patch_size))),
+            ignore_label=labels.ignore_label,
         )
-    patch_size = tuple(int(size) for size in configuration.patch_size)
-    return Facts(
-        levels=Levels.of(network),
-        patch_size=patch_size,
-        spacing=tuple(configuration.spacing[-len(patch_size) :]),
-        batch_size=batch,
-        has_regions=labels.has_regions,
-        mirror_axes=tuple(range(len(patch_size))),
-    )
+        return cls(facts, in_channels, labels.num_segmentation_heads)
+
+    def samples(self, regularizer: Regularizer, cases: int) -> int:
+        """How many patches a step with so many unlabelled cases sends through student, teacher and peer."""
+        counted: list[int] = []
+        step = Step(
+            views=tuple(self._zeros(cases, self.in_channels) for _ in regularizer.views),
+            valid=None,
+            student=self._network(counted),
+            teacher=self._network(counted) if regularizer.ema_decay is not None else None,
+            peer=self._network(counted) if regularizer.needs_peer else None,
+            labeled=self._labeled(),
+            progress=0.5,
+            generator=torch.Generator(),
+            reduce=lambda tensor: tensor,
+        )
+        regularizer(step)
+        return sum(counted)
+
+    def _network(self, counted: list[int]) -> Forward:
+        def forward(x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+            counted.append(len(x))
+            levels = self.facts.levels
+            features = [self._zeros(len(x), levels.channels[tap], levels.strides[tap]) for tap in taps]
+            return self._zeros(len(x), self.out_channels), features
+
+        return forward
+
+    def _labeled(self) -> Labeled:
+        channels = 1
+        if self.facts.has_regions:
+            channels = self.out_channels + (self.facts.ignore_label is not None)
+        target = self._zeros(self.facts.batch_size, channels).to(torch.int16)
+        return Labeled(self._zeros(self.facts.batch_size, self.in_channels), target)
+
+    def _zeros(self, cases: int, channels: int, strides: Sequence[int] | None = None) -> Tensor:
+        steps = strides or (1,) * len(self.facts.patch_size)
+        spatial = [size // step for size, step in zip(self.facts.patch_size, steps, strict=True)]
+        return torch.zeros(cases, channels, *spatial)
 
 
 def _number(value: int | str, automatic: int) -> int:

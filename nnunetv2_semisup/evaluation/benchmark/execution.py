@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import TextIO
 
 import torch
 from tqdm import tqdm
 
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.evaluation.benchmark.comparison import compare
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, is_finished
 from nnunetv2_semisup.evaluation.benchmark.preparation import environment, needs_images, preprocess_images, write_files
 from nnunetv2_semisup.evaluation.benchmark.runs import Run
@@ -27,7 +27,7 @@ _DISK_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT
 
 
 def run_here(benchmark: Benchmark, device: str, slots: Sequence[Mapping[str, str]], epochs: Mapping[str, int]) -> None:
-    """Prepare, train what is not finished, and compare.
+    """Prepare, and train what is not finished.
 
     Args:
         benchmark: what to do.
@@ -36,8 +36,8 @@ def run_here(benchmark: Benchmark, device: str, slots: Sequence[Mapping[str, str
         epochs: length of every run, by its name.
 
     Raises:
-        SemiSupervisedError: the preparation or the comparison failed, or the disk is full. A failed run does not
-            raise: it is noted in the benchmark's folder.
+        SemiSupervisedError: the preparation failed, or the disk is full. A failed run does not raise: it is noted in
+            the benchmark's folder.
     """
     board = Board(benchmark, epochs)
     try:
@@ -47,8 +47,6 @@ def run_here(benchmark: Benchmark, device: str, slots: Sequence[Mapping[str, str
                 board.say("preprocessing the unlabelled images")
                 preprocess_images(benchmark, lambda _: None)
             _train(benchmark, device, slots, board)
-            board.say("comparing")
-            compare(benchmark, lambda _: None)
     except OSError as error:
         raise SemiSupervisedError(
             f"{error.filename or benchmark.folder}: {error.strerror}; mend that and type the same command again, "
@@ -125,36 +123,37 @@ def _train(benchmark: Benchmark, device: str, slots: Sequence[Mapping[str, str]]
     for slot in slots:
         free.put(slot)
     stop = threading.Event()
+    disk_full: list[str] = []
     runs = benchmark.runs
 
-    def work(run: Run) -> str | None:
-        def update(epochs: int) -> None:
-            if stop.is_set():
-                raise _Stopped
-            board.show(run, epochs)
+    def update(run: Run, epochs: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        board.show(run, epochs)
 
-        slot = free.get()
+    def work(run: Run) -> None:
+        if disk_full:  # whoever is training may still have room for its next checkpoint; nobody else begins
+            return
         title = f"[{runs.index(run) + 1}/{len(runs)}] {run.name}"
+        board.say(title)
         began = time.monotonic()
+        slot = free.get()
         try:
-            board.say(title)
-            reason = attempt(benchmark, run, device, {**environment(), **slot}, update, board.say)
+            reason = attempt(benchmark, run, device, {**environment(), **slot}, partial(update, run), board.say)
         finally:
             free.put(slot)
-        board.say(f"{title}: {f'failed: {reason}' if reason else f'{time.monotonic() - began:.0f} s'}")
         if reason is None:
             board.finish(run)
-        return reason
+        elif any(words in reason for words in _DISK_FULL):
+            disk_full.append(reason)
+        board.say(f"{title}: {f'failed: {reason}' if reason else f'{time.monotonic() - began:.0f} s'}")
 
     pool = ThreadPoolExecutor(len(slots))
     try:
-        futures = [pool.submit(work, run) for run in runs if not is_finished(run)]
-        for future in as_completed(futures):
-            reason = future.result()
-            if reason is not None and any(words in reason for words in _DISK_FULL):
-                # Whoever is training may still have room for its next checkpoint; nobody else begins.
-                pool.shutdown(cancel_futures=True)
-                raise SemiSupervisedError(f"the disk is full: {reason}; make room and type the same command again")
+        for future in as_completed([pool.submit(work, run) for run in runs if not is_finished(run)]):
+            future.result()
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+    if disk_full:
+        raise SemiSupervisedError(f"the disk is full: {disk_full[0]}; make room and type the same command again")

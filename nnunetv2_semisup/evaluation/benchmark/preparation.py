@@ -64,7 +64,7 @@ def preprocess_images(benchmark: Benchmark, update: Callable[[int], None]) -> No
     Raises SemiSupervisedError: the command failed; everything that `select_cases` refuses.
     """
     step = Step("preprocess", preprocess_command(benchmark.request))
-    run_step(step, benchmark.log("preprocess"), benchmark.folder, environment(), update)
+    run_step(step, benchmark.log("preprocess"), Path.cwd(), environment(), update)
     check_cases(benchmark)
     write_whole("", benchmark.folder / _PREPROCESSED)
 

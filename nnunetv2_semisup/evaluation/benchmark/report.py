@@ -52,10 +52,10 @@ def _cost_table(benchmark: Benchmark, costs: Mapping[str, Cost]) -> list[str]:
 
 
 def summary(benchmark: Benchmark) -> str:
-    """How many runs are finished, why others failed, and where the comparison is."""
+    """How many runs are finished, and why others failed."""
     runs = benchmark.runs
     failed = {run.name: reason for run in runs if (reason := benchmark.failure(run))}
-    lines = [f"{sum(map(is_finished, runs))} of {len(runs)} runs are finished; compared in {benchmark.comparison}"]
+    lines = [f"{sum(map(is_finished, runs))} of {len(runs)} runs are finished"]
     lines += [f"failed: {name}: {reason}" for name, reason in failed.items()]
     if failed:
         lines.append("The same command again tries the failed runs once more and keeps the others.")

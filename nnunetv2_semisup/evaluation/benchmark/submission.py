@@ -17,6 +17,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.comparison import compare
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, is_finished, read_benchmark
 from nnunetv2_semisup.evaluation.benchmark.preparation import environment, needs_images, preprocess_images, write_files
+from nnunetv2_semisup.evaluation.benchmark.report import summary
 from nnunetv2_semisup.evaluation.benchmark.training import attempt
 
 _REQUEUES = 20
@@ -57,7 +58,9 @@ def preprocessing_job(folder: Path) -> None:
 
 def comparison_job(folder: Path) -> None:
     """The comparison of what is finished, on a node."""
-    compare(read_benchmark(folder), lambda _: None)
+    benchmark = read_benchmark(folder)
+    print(summary(benchmark))
+    compare(benchmark)
 
 
 def slurm_parameters(assignments: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.commands import train_command
@@ -47,7 +48,7 @@ def attempt(
         benchmark.forget_failure(run)
         step = Step(run.name, train_command(benchmark.request, run, device), epochs=1)
         try:
-            run_step(step, benchmark.log(run.name), benchmark.folder, environment, update, inherited=(lock,))
+            run_step(step, benchmark.log(run.name), Path.cwd(), environment, update, inherited=(lock,))
             if is_finished(run):
                 return None
             reason = f"{step.command[0]} left no final checkpoint or no validation; see {benchmark.log(run.name)}"
