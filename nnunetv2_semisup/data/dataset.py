@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from nnunetv2_semisup.data.pseudo_labels import open_labels
+
 _SLAB = 32
 """Voxels read at once along an axis: about the edge of the blocks that nnU-Net's files are compressed in."""
 
@@ -20,9 +22,16 @@ class UnlabeledDataset:
     Nothing is kept between calls, so memory does not grow with the number of cases. Pickles.
     """
 
-    def __init__(self, folder: Path, identifiers: Sequence[str]) -> None:
-        """Args: `folder` holds ID.b2nd (image), ID_seg.b2nd (nonzero mask) and ID.pkl for each of `identifiers`."""
+    def __init__(self, folder: Path, identifiers: Sequence[str], pseudo_labels: Path | None = None) -> None:
+        """Describe the cases; nothing is read yet.
+
+        Args:
+            folder: holds ID.b2nd (image), ID_seg.b2nd (nonzero mask) and ID.pkl for each of `identifiers`.
+            identifiers: of the cases.
+            pseudo_labels: folder of their pseudo-labels, where there are any.
+        """
         self.identifiers = tuple(identifiers)
+        self.pseudo_labels = pseudo_labels
         # nnU-Net sorts the list that it is given in place.
         self._cases = nnUNetDatasetBlosc2(str(folder), list(identifiers))
 
@@ -30,6 +39,10 @@ class UnlabeledDataset:
         """Open one case: image [C, *S] float32 and nonzero mask [1, *S], on disk until sliced, and the properties."""
         image, nonzero, _, properties = self._cases.load_case(identifier)
         return image, nonzero, properties
+
+    def load_pseudo_label(self, identifier: str) -> Any | None:
+        """Open one case's pseudo-label [1, *S], on disk until sliced; None where the dataset has none."""
+        return None if self.pseudo_labels is None else open_labels(self.pseudo_labels, identifier)
 
 
 def nonzero_box(nonzero: Any) -> tuple[tuple[int, int], ...]:

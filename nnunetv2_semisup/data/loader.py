@@ -23,6 +23,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_semisup.data.dataset import UnlabeledDataset, nonzero_box
+from nnunetv2_semisup.data.pseudo_labels import UNKNOWN
 from nnunetv2_semisup.data.random_streams import RandomStreams
 from nnunetv2_semisup.data.views import View, ViewTransforms, make_views
 from nnunetv2_semisup.errors import SemiSupervisedError
@@ -42,7 +43,8 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
     images between batches, and pickles, so that workers can be spawned.
 
     A batch is a dict: "views", list of float32 tensors [B, C, *P] with the same voxels, one for each kind; "valid",
-    bool [B, 1, *P], False on padding; "keys", list of B case ids.
+    bool [B, 1, *P], False on padding; "pseudo_label", int16 [B, 1, *P], -1 where unknown, or None where the dataset
+    has none; "keys", list of B case ids.
     """
 
     def __init__(
@@ -89,14 +91,15 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
         """Draw one batch; see the class for its entries."""
         with torch.no_grad(), _one_thread(), self.streams.active():
             keys = [str(key) for key in self.get_indices()]
-            samples = [self._draw_views(key) for key in keys]
+            views, valid, labels = zip(*(self._draw_views(key) for key in keys), strict=True)
             return {
-                "views": [torch.stack([views[index] for views, _ in samples]) for index in range(len(self.kinds))],
-                "valid": torch.stack([valid for _, valid in samples]),
+                "views": [torch.stack(kind) for kind in zip(*views, strict=True)],
+                "valid": torch.stack(valid),
+                "pseudo_label": None if labels[0] is None else torch.stack(labels),
                 "keys": keys,
             }
 
-    def _draw_views(self, key: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _draw_views(self, key: str) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
         image, nonzero, _ = self._data.load_case(key)
         if key not in self._boxes:
             self._boxes[key] = nonzero_box(nonzero)
@@ -108,9 +111,14 @@ class UnlabeledLoader(DataLoader):  # type: ignore[misc]  # batchgenerators has 
         valid_crop = torch.zeros(1, *self._patch_size, dtype=torch.bool)
         inside = (slice(max(-low, 0), size - low) for low, size in zip(corner, shape, strict=True))
         valid_crop[(slice(None), *inside)] = True
+        crops = [image_crop, nonzero_crop, valid_crop]
+        labels = self._data.load_pseudo_label(key)
+        if labels is not None:
+            crops.append(torch.from_numpy(crop_and_pad_nd(labels, bounds, UNKNOWN)).to(torch.int16))
         if self._is_2d:
-            image_crop, nonzero_crop, valid_crop = image_crop[:, 0], nonzero_crop[:, 0], valid_crop[:, 0]
-        return make_views(image_crop, nonzero_crop, valid_crop, self.transforms, self.kinds)
+            crops = [crop[:, 0] for crop in crops]
+        image_crop, nonzero_crop, valid_crop, *label_crop = crops
+        return make_views(image_crop, nonzero_crop, valid_crop, self.transforms, self.kinds, *label_crop)
 
     def _draw_corner(self, shape: Sequence[int], box: Sequence[tuple[int, int]]) -> list[int]:
         """The lowest corner of the crop, so that the final patch in its middle lies where it should."""

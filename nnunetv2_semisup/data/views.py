@@ -115,7 +115,8 @@ def make_views(
     valid: torch.Tensor,
     transforms: ViewTransforms,
     kinds: Sequence[View],
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+    pseudo_label: torch.Tensor | None = None,
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
     """Draw one geometry, and intensities for each view of it.
 
     Draws from the global generators: call it inside `RandomStreams.active()`.
@@ -126,15 +127,19 @@ def make_views(
         valid: [1, *S], bool, False where the crop was padded.
         transforms: from `split_transforms`.
         kinds: of the views, at least one.
+        pseudo_label: [1, *S], integer labels that shall move with the voxels, or None.
 
     Returns:
-        The views in that order, each [C, *P] with the same voxels, and a bool mask [1, *P] that is True where a view
-        shows real voxels only, neither padding of the crop nor what the geometry brought in from outside of it.
+        The views in that order, each [C, *P] with the same voxels; a bool mask [1, *P] that is True where a view
+        shows real voxels only, neither padding of the crop nor what the geometry brought in from outside of it; and
+        the pseudo-label [1, *P], -1 where the geometry brought in something from outside, if there is one.
     """
     # As a regression target the mask is resampled exactly as the image is, so its value is the weight of real voxels.
     sample = {"image": image, "regression_target": valid.float()}
-    if transforms.masking:
-        sample["segmentation"] = nonzero
+    # The masking transforms look at the first channel.
+    moving = [nonzero] if pseudo_label is None else [nonzero, pseudo_label.to(nonzero.dtype)]
+    if transforms.masking or pseudo_label is not None:
+        sample["segmentation"] = torch.cat(moving)
     for transform in transforms.geometry:
         sample = transform(**sample)
     views = []
@@ -145,7 +150,8 @@ def make_views(
         for transform in (*intensities[kind], *transforms.masking):
             view = transform(**view)
         views.append(view["image"])
-    return views, sample["regression_target"] > _WHOLLY_INSIDE
+    moved = None if pseudo_label is None else sample["segmentation"][1:]
+    return views, sample["regression_target"] > _WHOLLY_INSIDE, moved
 
 
 def _steps(transform: BasicTransform) -> list[BasicTransform]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
 from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.networks.features import Levels
+from nnunetv2_semisup.regularizers.rounds import RoundSettings
 
 Forward = Callable[[Tensor, Sequence[int]], tuple[Tensor, list[Tensor]]]
 """A network call: images [B, C, *spatial] and taps to full-resolution logits and the tapped features."""
@@ -30,6 +31,7 @@ class Facts:
         has_regions: outputs are overlapping regions (sigmoid), not classes (softmax).
         mirror_axes: spatial axes that nnU-Net mirrors, here and at inference.
         ignore_label: the value of voxels without a label in a target of classes; None where there is none.
+        regions: the labels of each region, where outputs are regions.
     """
 
     levels: Levels
@@ -39,6 +41,7 @@ class Facts:
     has_regions: bool
     mirror_axes: tuple[int, ...]
     ignore_label: int | None = None
+    regions: tuple[tuple[int, ...], ...] = ()
 
     @property
     def dim(self) -> int:
@@ -65,9 +68,19 @@ class Facts:
             # With an ignore label the target has one channel more, which marks it.
             return target[:, :classes].float(), (target[:, classes:] == 0).all(dim=1, keepdim=True)
         known = target != self.ignore_label if self.ignore_label is not None else torch.ones_like(target, dtype=bool)
-        shape = (target.shape[0], classes, *target.shape[2:])
-        zeros = torch.zeros(shape, device=target.device)
-        return zeros.scatter_(1, torch.where(known, target, 0).long(), 1) * known, known
+        return self._one_hot(torch.where(known, target, 0), classes) * known, known
+
+    def pseudo_truth(self, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """A label map [B, 1, *spatial] with negative values where it is unknown, in the form of `truth`."""
+        known = labels >= 0
+        if self.has_regions:
+            members = [torch.isin(labels, torch.tensor(region, device=labels.device)) for region in self.regions]
+            return torch.cat(members, dim=1).float(), known
+        return self._one_hot(labels.clamp_min(0), classes) * known, known
+
+    def _one_hot(self, labels: Tensor, classes: int) -> Tensor:
+        zeros = torch.zeros((labels.shape[0], classes, *labels.shape[2:]), device=labels.device)
+        return zeros.scatter_(1, labels.long(), 1)
 
     def foreground(self, logits: Tensor) -> Tensor:
         """Where anything but background is predicted: bool [B, 1, *spatial]."""
@@ -101,6 +114,8 @@ class Step:
         teacher: its EMA copy, without gradient; present where the regularizer asks for it.
         peer: the second network, with gradient; present where the regularizer asks for it.
         labeled: the labelled batch, whose supervised loss is not the regularizer's business.
+        pseudo_label: the stored label map of the patches, [B, 1, *spatial], -1 where unknown; present where the
+            regularizer has `rounds`.
         progress: share of the epochs that are over, in [0, 1).
         generator: CPU generator of the regularizer's own draws.
         reduce: sums a tensor over all processes, with gradient; the identity in a single process.
@@ -112,6 +127,7 @@ class Step:
     teacher: Forward | None
     peer: Forward | None
     labeled: Labeled
+    pseudo_label: Tensor | None
     progress: float
     generator: torch.Generator
     reduce: Callable[[Tensor], Tensor]
@@ -146,6 +162,9 @@ class Regularizer(nn.Module, ABC):
 
     needs_peer: bool = False
     """Whether it asks for a second network, built, supervised and optimised as nnU-Net's own."""
+
+    rounds: RoundSettings | None = None
+    """How often the unlabelled cases are predicted and stored as pseudo-labels; None: never."""
 
     sign_names: Sequence[str] = ()
     """Names of the signs of life in every `Outcome`: columns of the log."""

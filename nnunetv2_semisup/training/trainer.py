@@ -33,6 +33,7 @@ from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.peer import build_peer
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, number_of_levels
+from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, label_missing
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
 from nnunetv2_semisup.training.unlabeled_pass import Networks, UnlabeledPass, kinds_of
@@ -94,6 +95,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._restored: dict[str, Any] | None = None
         self._split: tuple[list[str], list[str]] | None = None
         self._first_of_epoch = True
+        self._rounds: Rounds | None = None
+        self._session_start = 0
 
     @classmethod
     def method(cls) -> str:
@@ -118,13 +121,14 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         super().initialize()
         if training.lr_warmup_epochs > 0:
             self.lr_scheduler: Any = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs)
-        self._streams = RandomStreams(None if training.seed is None else training.seed + self.local_rank)
+        self.streams = RandomStreams(None if training.seed is None else training.seed + self.local_rank)
         self._generator = torch.Generator()
-        with self._streams.active():
+        with self.streams.active():
             self._generator.manual_seed(int(torch.randint(2**62, ())))
             self._build_regularizers()
             if any(regularizer.needs_peer for regularizer in self._regularizers):
                 self.peer = build_peer(self)
+        self._plan_rounds()
 
     def _apply(self, training: TrainingSettings) -> None:
         """nnU-Net keeps these as attributes of the trainer; "auto" leaves what the class or a subclass says."""
@@ -154,6 +158,15 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self._regularizers, kinds_of(self._regularizers), call, self._generator, self._means, self.cost
         )
 
+    def _plan_rounds(self) -> None:
+        settings = next((r.rounds for r in self._regularizers if r.rounds is not None), None)
+        if settings is None:
+            return
+        warmup = self.settings.schedule.warmup  # type: ignore[attr-defined]  # every regularizer's settings have one
+        self._rounds = Rounds.of(settings, self.num_epochs, warmup, Path(self.output_folder))
+        if settings.network == "restart":
+            self.lr_scheduler = RestartedSchedule(self.lr_scheduler, self._rounds)
+
     def _facts(self) -> Facts:
         _, _, _, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         patch_size = tuple(int(size) for size in self.configuration_manager.patch_size)
@@ -165,6 +178,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             has_regions=self.label_manager.has_regions,
             mirror_axes=tuple(mirror_axes or ()),
             ignore_label=self.label_manager.ignore_label,
+            regions=tuple(_labels_of(region) for region in self.label_manager.foreground_regions)
+            if self.label_manager.has_regions
+            else (),
         )
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -182,28 +198,37 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         else:
             with process_budget(0.5) as processes:
                 loaders = super().get_dataloaders()
-            self._start_unlabeled(loaders[0], processes)
+            self._unlabeled_processes = processes
+            self._labeled_loader = loaders[0]
+            if self._rounds is None:
+                self._start_unlabeled(self._unlabeled_dataset())
         if self.settings.training.seed is not None and hasattr(loaders[0], "data_loader"):
             without_timing(loaders[0].data_loader.transforms)
         return loaders  # type: ignore[no-any-return]
 
-    def _start_unlabeled(self, labeled: Any, processes: int) -> None:
+    def _unlabeled_dataset(self, pseudo_labels: Path | None = None) -> UnlabeledDataset:
+        base = Path(self.preprocessed_dataset_folder_base)
+        folder = unlabeled_folder(base, self.configuration_manager.data_identifier)
+        return UnlabeledDataset(folder, self.cases.unlabeled, pseudo_labels)
+
+    def _start_unlabeled(self, dataset: UnlabeledDataset) -> None:
         """Crops and augmentation like those of the labelled loader."""
+        labeled = self._labeled_loader
         stock = labeled.data_loader if hasattr(labeled, "data_loader") else labeled.generator
         dim = len(self.configuration_manager.patch_size)
-        folder = unlabeled_folder(
-            Path(self.preprocessed_dataset_folder_base), self.configuration_manager.data_identifier
-        )
+        if self.dataloader_unlabeled is not None:
+            stop_loader(self.dataloader_unlabeled)
         self._unlabeled_loader = UnlabeledLoader(
-            UnlabeledDataset(folder, self.cases.unlabeled),
+            dataset,
             self.settings.data.batch_size,  # type: ignore[arg-type]  # resolved
             [int(size) for size in stock.patch_size][-dim:],
             self.configuration_manager.patch_size,
             split_transforms(stock.transforms),
             kinds_of(self._regularizers),
-            self._streams,
+            self.streams,
         )
-        self.dataloader_unlabeled = start_loader(self._unlabeled_loader, processes, self.device.type == "cuda")
+        on_gpu = self.device.type == "cuda"
+        self.dataloader_unlabeled = start_loader(self._unlabeled_loader, self._unlabeled_processes, on_gpu)
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""
@@ -220,10 +245,21 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self.teacher = make_teacher(unwrapped(self.network))
         if self.regularizers:
             self._open_log()
+        self._session_start = self.current_epoch
+        self._resume_round()
         if self._restored is not None:
             self._restore_random_states(self._restored["rng"])
         elif self.settings.training.seed is not None:
             seed_global(self.settings.training.seed + self.local_rank)
+
+    def _resume_round(self) -> None:
+        """In the middle of a round, go on with its labels; those that are gone are predicted again."""
+        if self._rounds is None or not self._draws_unlabeled or self.current_epoch in self._rounds.starts:
+            return
+        folder = self._rounds.labels(self.current_epoch)
+        if folder is not None:
+            label_missing(self, self._rounds, self._unlabeled_dataset(), folder)
+            self._start_unlabeled(self._unlabeled_dataset(folder))
 
     def _open_log(self) -> None:
         terms = [name for regularizer in self._regularizers for name in regularizer.weights]
@@ -331,6 +367,14 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     # ------------------------------------------------------------------ epochs, checkpoints, the end
 
+    def on_epoch_start(self) -> None:
+        """Pseudo-labels first, where a round begins; then as nnU-Net."""
+        if self._rounds is not None and self._draws_unlabeled and self.current_epoch in self._rounds.starts:
+            resumed = self._restored is not None and self.current_epoch == self._session_start
+            folder = begin_round(self, self._rounds, self._unlabeled_dataset(), resumed)
+            self._start_unlabeled(self._unlabeled_dataset(folder))
+        super().on_epoch_start()
+
     def on_train_epoch_start(self) -> None:
         """As nnU-Net; the first unlabelled step of the epoch logs its gradients."""
         super().on_train_epoch_start()
@@ -375,7 +419,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             "optimizers": {} if self.head_optimizer is None else {"heads": self.head_optimizer.state_dict()},
             "rng": {
                 "process": global_state(),
-                "unlabeled": self._streams.state_dict(),
+                "unlabeled": self.streams.state_dict(),
                 "regularizers": self._generator.get_state(),
             },
         }
@@ -418,7 +462,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         return settings.model_copy(update={"training": settings.training.model_copy(update={"num_epochs": wanted})})
 
     def _restore_random_states(self, rng: dict[str, Any]) -> None:
-        self._streams.load_state_dict(rng["unlabeled"])
+        self.streams.load_state_dict(rng["unlabeled"])
         self._generator.set_state(rng["regularizers"])
         restore_global_state(rng["process"])
 
@@ -433,6 +477,10 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                 for loader in (self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val):
                     if loader is not None:
                         stop_loader(loader)
+
+
+def _labels_of(region: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (region,) if isinstance(region, int) else tuple(region)
 
 
 def _to(target: Any, device: torch.device) -> Any:

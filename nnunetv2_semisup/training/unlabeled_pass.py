@@ -99,6 +99,7 @@ class UnlabeledPass:
         """
         tapped: list[Tensor] = []
         views = [view.to(device, non_blocking=True) for view in batch["views"]]
+        labels = batch["pseudo_label"]
         step = partial(
             Step,
             valid=None if bool(batch["valid"].all()) else batch["valid"].to(device, non_blocking=True),
@@ -106,6 +107,7 @@ class UnlabeledPass:
             teacher=None if networks.teacher is None else partial(self._teacher, networks.teacher),
             peer=None if networks.peer is None else partial(self._student, networks.peer, tapped),
             labeled=labeled,
+            pseudo_label=None if labels is None else labels.to(device, non_blocking=True),
             progress=progress,
             generator=self.generator,
             reduce=summed,

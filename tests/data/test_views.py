@@ -136,7 +136,7 @@ def test_kinds_differ_in_how_often_a_random_intensity_step_is_taken() -> None:
     changed = {"plain": 0, "stock": 0, "strong": 0}
     with RandomStreams(0).active():
         for _ in range(200):
-            views, _ = make_views(*arguments, list(changed))
+            views, _, _ = make_views(*arguments, list(changed))
             for kind, view in zip(changed, views, strict=True):
                 changed[kind] += bool(view.any())
     # 200 draws of which 1 - 0.9 * 0.1 = 0.91 and 1 - 0.5 * 0.1 = 0.95 change something
@@ -158,9 +158,9 @@ def test_views_share_their_voxels_and_the_mask_marks_all_padding(trainer: type[n
         image = torch.cat([image, crop_valid.float()])
         before = image.clone()
         with streams.active():
-            plain, valid = make_views(image, nonzero, crop_valid, ViewTransforms(parts.geometry), ["stock"])
+            plain, valid, _ = make_views(image, nonzero, crop_valid, ViewTransforms(parts.geometry), ["stock"])
         with streams.active():
-            views, mask = make_views(image, nonzero, crop_valid, offsets, ["stock"] * 3)
+            views, mask, _ = make_views(image, nonzero, crop_valid, offsets, ["stock"] * 3)
         assert torch.equal(image, before)
         assert valid.shape == mask.shape == (1, *PATCHES[kind])
         assert valid.dtype == mask.dtype == torch.bool
@@ -184,7 +184,7 @@ def test_views_share_their_voxels_and_the_mask_marks_all_padding(trainer: type[n
 def test_without_movement_the_mask_is_the_crops_own_to_the_voxel() -> None:
     image, nonzero, valid = padded_crop((11, 14))
     still = SpatialTransform((6, 10), 0, random_crop=False)
-    (view,), mask = make_views(image, nonzero, valid, ViewTransforms([still]), ["stock"])
+    (view,), mask, _ = make_views(image, nonzero, valid, ViewTransforms([still]), ["stock"])
     assert torch.equal(mask, valid[:, 2:8, 2:12])
     assert 0 < mask.sum() < mask.numel()
     assert torch.equal(view, image[:, 2:8, 2:12])
@@ -193,7 +193,7 @@ def test_without_movement_the_mask_is_the_crops_own_to_the_voxel() -> None:
 def test_a_rotation_that_looks_past_the_crop_is_masked_there() -> None:
     ones = torch.ones(1, 16, 16)
     turn = SpatialTransform((16, 16), 0, random_crop=False, p_rotation=1, rotation=np.pi / 4)
-    (view,), mask = make_views(ones, ones.short() * 0, ones.bool(), ViewTransforms([turn]), ["stock"])
+    (view,), mask, _ = make_views(ones, ones.short() * 0, ones.bool(), ViewTransforms([turn]), ["stock"])
     # A square turned by 45 degrees keeps an octagon: its corners are outside, the middles of its edges are not.
     assert not mask[0, [0, 0, -1, -1], [0, -1, 0, -1]].any()
     assert mask[0, 8, 1:-1].all()
@@ -210,7 +210,7 @@ def test_channels_normalised_inside_the_nonzero_region_are_zero_outside_of_it(ki
         _, nonzero, valid = padded_crop(size)
         image = torch.full((2, *size), 5.0)
         with streams.active():
-            views, mask = make_views(image, nonzero, torch.ones_like(valid), parts, ["stock", "stock"])
+            views, mask, _ = make_views(image, nonzero, torch.ones_like(valid), parts, ["stock", "stock"])
         outside = [view[0] == 0 for view in views]
         assert torch.equal(*outside)
         assert outside[0].any()
@@ -231,7 +231,7 @@ def test_a_constant_image_gives_finite_views(trainer: type[nnUNetTrainer], kind:
         ones = torch.ones(1, *size)
         with streams.active():
             for _ in range(25):
-                views, _ = make_views(image, ones.short() * 0, ones.bool(), parts, ["stock", "stock"])
+                views, _, _ = make_views(image, ones.short() * 0, ones.bool(), parts, ["stock", "stock"])
                 assert all(torch.isfinite(view).all() for view in views)
 
 

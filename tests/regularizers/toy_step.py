@@ -24,6 +24,7 @@ def facts_of(network: nn.Module, dim: int = 3, mirror_axes: tuple[int, ...] | No
         "batch_size": 2,
         "has_regions": False,
         "mirror_axes": tuple(range(dim)) if mirror_axes is None else mirror_axes,
+        "regions": ((1, 2), (1,), (2,)),
     }
     return Facts(**(values | changes))
 
@@ -65,6 +66,7 @@ def step_of(
         teacher=None if regularizer.ema_decay is None else teach,
         peer=None if peer is None else partial(forward_with_features, peer),
         labeled=labeled_batch(regularizer.facts) if labeled is None else labeled,
+        pseudo_label=None if regularizer.rounds is None else pseudo_label(regularizer.facts, len(views[0])),
         progress=progress,
         generator=torch.Generator().manual_seed(seed),
         reduce=reduce,
@@ -88,6 +90,12 @@ def labeled_batch(facts: Facts, batch: int = 2, value: int | None = None) -> Lab
     shape, top = ((batch, 3, *size), 2) if facts.has_regions else ((batch, 1, *size), 3)
     labels = torch.randint(top, shape, generator=generator)
     return Labeled(images, (labels if value is None else torch.full_like(labels, value)).to(torch.int16))
+
+
+def pseudo_label(facts: Facts, batch: int) -> Tensor:
+    """Random stored labels 0 to 2, unknown in places."""
+    generator = torch.Generator().manual_seed(12)
+    return torch.randint(-1, 3, (batch, 1, *(16,) * facts.dim), generator=generator).to(torch.int16)
 
 
 def network_of(dim: int = 3, seed: int = 0, norm: bool = True) -> nn.Module:

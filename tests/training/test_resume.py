@@ -36,14 +36,15 @@ def losses(trainer: Any) -> list[float]:
     return [float(loss) for loss in trainer.logger.get_value("train_losses", None)]
 
 
-def assert_same(ours: Any, theirs: Any) -> None:
+def assert_same(ours: Any, theirs: Any, keys: tuple[str, ...] = ("samples", "gradient_samples", "epochs")) -> None:
+    """Losses, weights, log, and these entries of the cost."""
     assert losses(ours) == losses(theirs)
     for name in ("network", "heads", "teacher", "peer"):
         a, b = (getattr(trainer, name) for trainer in (ours, theirs))
         assert (a is None) == (b is None)
         if a is not None:
             assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True)), name
-    for key in ("samples", "gradient_samples", "epochs"):
+    for key in keys:
         assert getattr(ours.cost, key) == getattr(theirs.cost, key)
     if ours.run_log is not None:
         assert read_log(ours.run_log.file) == read_log(theirs.run_log.file)

@@ -1,0 +1,130 @@
+"""Rounds of pseudo-labels: what is stored, what a kill in the middle leaves, what a restart does."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2_semisup.data.pseudo_labels import UNKNOWN, open_labels, without_labels, write_labels
+from nnunetv2_semisup.training import labeling
+from nnunetv2_semisup.training.rounds import Rounds
+from tests.training.test_resume import assert_same
+from tests.workspace import Workspace
+
+LENGTH = {
+    "num_epochs": 3, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "save_every": 50, "seed": 5,
+}  # fmt: skip
+
+
+def trainer_of(workspace: Workspace, plans_name: str, rounds: dict[str, Any], resume: bool = False) -> Any:
+    settings = {"training": LENGTH, "rounds": rounds}
+    return workspace.trainer("nnUNetTrainerSelfTraining", settings, plans_name=plans_name, resume=resume)
+
+
+class Killed(BaseException):
+    """Stands for the kill: nothing catches it."""
+
+
+def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, monkeypatch):
+    whole = trainer_of(in_toy, "whole_rounds", {"count": 2})
+    whole.run_training()
+    kept = Path(whole.output_folder) / "pseudo_labels"
+    assert [folder.name for folder in kept.iterdir()] == ["round_2"]
+    assert not without_labels(kept / "round_2", whole.cases.unlabeled)
+
+    written = []
+
+    def write_then_die(folder: Path, identifier: str, labels: Any) -> None:
+        if len(written) == len(whole.cases.unlabeled) + 1:
+            raise Killed
+        write_labels(folder, identifier, labels)
+        written.append((folder, identifier))
+
+    monkeypatch.setattr(labeling, "write_labels", write_then_die)
+    killed = trainer_of(in_toy, "killed_rounds", {"count": 2})
+    with pytest.raises(Killed):
+        killed.run_training()
+    folder, done = written[-1]
+    assert folder.name == "round_2"
+    stamp = (folder / f"{done}.b2nd").stat().st_mtime_ns
+
+    monkeypatch.setattr(labeling, "write_labels", write_labels)
+    resumed = trainer_of(in_toy, "killed_rounds", {"count": 2}, resume=True)
+    resumed.initialize()
+    resumed.load_checkpoint(f"{killed.output_folder}/checkpoint_latest.pth")
+    assert resumed.current_epoch == 2
+    resumed.run_training()
+    assert (folder / f"{done}.b2nd").stat().st_mtime_ns == stamp
+    # What the killed process had predicted is kept, but no longer counted.
+    assert_same(whole, resumed, keys=("gradient_samples", "epochs"))
+    assert 0 < resumed.cost.samples < whole.cost.samples
+    for case in whole.cases.unlabeled:
+        assert np.array_equal(open_labels(kept / "round_2", case)[:], open_labels(folder, case)[:])
+
+
+def test_stored_labels_are_those_of_nnunets_own_prediction(in_toy):
+    trainer = trainer_of(in_toy, "stored", {"count": 1})
+    trainer.on_train_start()
+    trainer.current_epoch = 1
+    trainer.on_epoch_start()
+    case = trainer.cases.unlabeled[0]
+    dataset = trainer._unlabeled_dataset()
+    image = torch.from_numpy(dataset.load_case(case)[0][:])
+    predictor = labeling.nnUNetPredictor(device=trainer.device, allow_tqdm=False)
+    trainer.set_deep_supervision_enabled(False)
+    predictor.manual_initialization(
+        trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json, "any",
+        trainer.inference_allowed_mirroring_axes,
+    )  # fmt: skip
+    expected = predictor.predict_sliding_window_return_logits(image).argmax(0)
+    folder = Path(trainer.output_folder) / "pseudo_labels" / "round_1"
+    assert np.array_equal(open_labels(folder, case)[0], expected.numpy())
+    batch = next(trainer.dataloader_unlabeled)
+    assert batch["pseudo_label"].shape == batch["valid"].shape
+    assert set(batch["pseudo_label"].unique().tolist()) <= {UNKNOWN, *expected.unique().tolist(), 0, 1, 2}
+
+
+def test_a_restart_begins_with_new_weights_and_the_whole_learning_rate_schedule(in_toy):
+    trainer = trainer_of(in_toy, "restart", {"count": 2, "network": "restart", "filter": "agreement"})
+    rates, first = [], []
+    step = trainer.train_step
+
+    def observed(batch: Any) -> Any:
+        rates.append(round(trainer.optimizer.param_groups[0]["lr"], 5))
+        first.append(next(trainer.network.parameters()).detach().clone())
+        return step(batch)
+
+    trainer.train_step = observed
+    trainer.run_training()
+    # One epoch of warm-up and two rounds of one epoch: each starts at nnU-Net's initial rate.
+    assert rates == [0.01] * 6
+    steps = [float((later - earlier).abs().mean()) for earlier, later in pairwise(first)]
+    assert min(steps[1], steps[3]) > 5 * max(steps[0], steps[2], steps[4])
+    labels = [open_labels(trainer._rounds.labels(2), case)[:] for case in trainer.cases.unlabeled]
+    shares = [float((label == UNKNOWN).mean()) for label in labels]
+    assert 0 < np.mean(shares) < 1
+
+
+@pytest.mark.fast
+def test_phases_and_folders():
+    from nnunetv2_semisup.regularizers.rounds import RoundSettings
+
+    rounds = Rounds.of(RoundSettings(count=3, network="restart", filter="none"), 10, 0.4, Path("fold_0"))
+    assert rounds.starts == (4, 6, 8)
+    assert [rounds.phase(epoch) for epoch in (0, 3, 4, 7, 9)] == [(0, 4), (0, 4), (4, 6), (6, 8), (8, 10)]
+    folders = [rounds.labels(epoch) for epoch in (3, 4, 9)]
+    assert folders == [None, Path("fold_0/pseudo_labels/round_1"), Path("fold_0/pseudo_labels/round_3")]
+
+
+@pytest.mark.fast
+def test_a_file_of_labels_is_whole_or_absent(tmp_path):
+    labels = np.random.default_rng(0).integers(-1, 3, (4, 5, 6))
+    write_labels(tmp_path / "round_1", "case a", labels)
+    assert [file.name for file in (tmp_path / "round_1").iterdir()] == ["case a.b2nd"]
+    assert np.array_equal(open_labels(tmp_path / "round_1", "case a")[:, 1:3, 2:], labels[None, 1:3, 2:])
+    assert without_labels(tmp_path / "round_1", ["case a", "case b"]) == ["case b"]
