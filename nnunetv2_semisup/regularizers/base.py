@@ -67,7 +67,7 @@ class Facts:
         if self.has_regions:
             # With an ignore label the target has one channel more, which marks it.
             return target[:, :classes].float(), (target[:, classes:] == 0).all(dim=1, keepdim=True)
-        known = target != self.ignore_label if self.ignore_label is not None else torch.ones_like(target, dtype=bool)
+        known = torch.ones_like(target, dtype=torch.bool) if self.ignore_label is None else target != self.ignore_label
         return self._one_hot(torch.where(known, target, 0), classes) * known, known
 
     def pseudo_truth(self, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

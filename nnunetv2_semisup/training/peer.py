@@ -18,7 +18,7 @@ def build_peer(trainer: Any) -> nn.Module:
     """
     peer = new_network(trainer)
     if isinstance(trainer.network, DistributedDataParallel):
-        peer = nn.SyncBatchNorm.convert_sync_batchnorm(peer)
+        peer = nn.SyncBatchNorm.convert_sync_batchnorm(peer)  # type: ignore[no-untyped-call]
     broadcast(peer)
     trainer.optimizer.add_param_group({"params": list(peer.parameters())})
     return peer
