@@ -13,7 +13,7 @@ from nnunetv2_semisup.evaluation.benchmark.settings import settings_of
 from tests.workspace import DATASET
 
 TINY = (
-    "training.num_epochs=4", "training.num_iterations_per_epoch=1", "training.num_val_iterations_per_epoch=1",
+    "training.num_epochs=3", "training.num_iterations_per_epoch=1", "training.num_val_iterations_per_epoch=1",
     "training.save_every=1",
 )  # fmt: skip
 

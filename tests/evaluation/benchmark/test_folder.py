@@ -57,7 +57,7 @@ def test_it_may_grow_and_not_shrink(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"settings": ("training.num_epochs=5",)}, r"settings = training.num_epochs=4 .*now it is .*num_epochs=5"),
+        ({"settings": ("training.num_epochs=5",)}, r"settings = training.num_epochs=3 .*now it is .*num_epochs=5"),
         ({"first": True}, "first = False"),
         ({"configuration": "2d"}, "configuration = 3d_fullres"),
         ({"dataset": "Dataset902_X"}, "dataset = "),
