@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     run_here(benchmark, device, gpu_slots(device, args.np or 1), {name: cost.epochs for name, cost in costs.items()})
     print(summary(benchmark))
-    compare(benchmark)
-    print(f"compared in {benchmark.comparison}")
+    _, page = compare(benchmark)
+    print(f"Open {page}")
     return 1 if any(benchmark.status(run) == "failed" for run in benchmark.runs) else 0
 
 

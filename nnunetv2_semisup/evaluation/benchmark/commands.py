@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from nnunetv2_semisup.data.folders import dataset_option
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, fold_folder
@@ -49,9 +48,9 @@ def train_command(request: Request, run: Run, device: str) -> Command:
     return command
 
 
-def compare_command(benchmark: Benchmark, output: Path) -> Command:
+def compare_command(benchmark: Benchmark) -> Command:
     """The comparison of all runs."""
-    return ("nnUNetv2_semisup", "compare", str(benchmark.folder), "-o", str(output))
+    return ("nnUNetv2_semisup", "compare", str(benchmark.folder), "-o", str(benchmark.comparison))
 
 
 def line(command: Command) -> str:

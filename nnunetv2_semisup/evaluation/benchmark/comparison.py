@@ -1,4 +1,4 @@
-"""The comparison of a benchmark's runs: `nnUNetv2_semisup compare` on its folder."""
+"""The comparison of a benchmark's runs: what `nnUNetv2_semisup compare` makes of its folder."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import os
 import shutil
 from pathlib import Path
 
-from nnunetv2_semisup.evaluation.benchmark.commands import compare_command
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark
-from nnunetv2_semisup.evaluation.benchmark.preparation import environment
-from nnunetv2_semisup.evaluation.steps import Step, run_step
+from nnunetv2_semisup.evaluation.comparison.compare import Comparison
+from nnunetv2_semisup.evaluation.comparison.compare import compare as compare_runs
+from nnunetv2_semisup.evaluation.comparison.report import PAGE, write_report
 
 
-def compare(benchmark: Benchmark) -> None:
-    """Compare all runs, failed ones included, and put the result in place of an earlier one.
+def compare(benchmark: Benchmark) -> tuple[Comparison, Path]:
+    """Compare all runs, failed ones as such, and put the report in place of an earlier one; returns its page too.
 
-    Raises SemiSupervisedError where runs are not comparable or none is finished.
+    Raises SemiSupervisedError where runs are not comparable, none is finished, or the disk is full.
     """
-    new = benchmark.folder / "comparison.partial"
-    old = benchmark.folder / "comparison.old"
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    step = Step("compare", compare_command(benchmark, new))
-    run_step(step, benchmark.log("compare"), Path.cwd(), environment(), lambda _: None)
-    if benchmark.comparison.exists():
-        os.replace(benchmark.comparison, old)
+    comparison = compare_runs([benchmark.folder], [])
+    new = benchmark.comparison.with_suffix(".partial")
+    shutil.rmtree(new, ignore_errors=True)
+    write_report(comparison, new)
+    shutil.rmtree(benchmark.comparison, ignore_errors=True)
     os.replace(new, benchmark.comparison)
-    shutil.rmtree(old, ignore_errors=True)
+    return comparison, benchmark.comparison / PAGE

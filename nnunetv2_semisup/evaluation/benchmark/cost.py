@@ -93,6 +93,7 @@ class _StandIn:
             has_regions=labels.has_regions,
             mirror_axes=tuple(range(len(patch_size))),
             ignore_label=labels.ignore_label,
+            regions=((1,),) * labels.num_segmentation_heads if labels.has_regions else (),
         )
         return cls(facts, in_channels, labels.num_segmentation_heads)
 
@@ -106,6 +107,7 @@ class _StandIn:
             teacher=self._network(counted) if regularizer.ema_decay is not None else None,
             peer=self._network(counted) if regularizer.needs_peer else None,
             labeled=self._labeled(),
+            pseudo_label=self._zeros(cases, 1).to(torch.int16) if regularizer.rounds is not None else None,
             progress=0.5,
             generator=torch.Generator(),
             reduce=lambda tensor: tensor,

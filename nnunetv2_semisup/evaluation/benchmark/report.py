@@ -26,7 +26,7 @@ def dry_run(benchmark: Benchmark, device: str, costs: Mapping[str, Cost]) -> str
     lines += [command for run in runs if (command := split_command(request, run))]
     lines += [plan_command(request, run, assignments(request, run)) for run in runs]
     lines += [train_command(request, run, device) for run in left]
-    lines.append(compare_command(benchmark, benchmark.comparison))
+    lines.append(compare_command(benchmark))
     commands = list(dict.fromkeys(map(line, lines)))
     return "\n".join([*commands, "", *_cost_table(benchmark, costs)])
 
