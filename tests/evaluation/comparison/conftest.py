@@ -111,6 +111,16 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict
     return workspace, trained
 
 
+@pytest.fixture(scope="module")
+def module_lab(trainings: tuple[Workspace, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory):
+    """The trainings for a comparison that several tests read."""
+    workspace, trained = trainings
+    copies = tmp_path_factory.mktemp("copies") / DATASET
+    copies.mkdir()
+    with workspace.active():
+        yield Lab(workspace, trained, copies)
+
+
 @pytest.fixture
 def lab(trainings: tuple[Workspace, dict[str, Path]], tmp_path: Path):
     """The trainings, with nnU-Net's variables pointing at them; what a test copies is its own."""

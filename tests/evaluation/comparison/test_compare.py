@@ -197,7 +197,7 @@ class TestRefusals:
         assert comparison.results[1].row.different == (key,)
 
     def test_a_key_that_may_never_differ(self, lab):
-        with pytest.raises(SemiSupervisedError, match="--allow-different cases: known are .*patch_size"):
+        with pytest.raises(SemiSupervisedError, match=r"--allow-different cases: known are .*patch_size"):
             compare([lab.run(errors=0.3), lab.run("EntropyMin", errors=0.2)], ["cases"])
 
     def test_a_validation_that_misses_a_case(self, lab):
@@ -272,7 +272,7 @@ class TestBadInput:
 
     def test_two_runs_of_the_same_name(self, lab):
         runs = [lab.run(), lab.run("EntropyMin"), lab.run("EntropyMin", name="again")]
-        with pytest.raises(SemiSupervisedError, match="two runs have the same name: .*both EntropyMin with seed 0"):
+        with pytest.raises(SemiSupervisedError, match=r"two runs have the same name: .*both EntropyMin with seed 0"):
             compare(runs, [])
 
     def test_the_same_run_twice_counts_once(self, lab):
