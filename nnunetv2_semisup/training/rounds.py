@@ -74,7 +74,7 @@ class RestartedSchedule:
 def begin_round(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, resumed: bool) -> Path:
     """Predict every unlabelled case; returns the folder of the labels.
 
-    Before it, a checkpoint of the end of the previous epoch is written, so that a training that is killed while it
+    A checkpoint of the end of the previous epoch is written, so that a training that is killed while it
     predicts continues with the same weights and keeps what it has predicted.
 
     Args:
@@ -87,9 +87,10 @@ def begin_round(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, resumed
     assert folder is not None
     if trainer.local_rank == 0 and not resumed:
         shutil.rmtree(rounds.folder, ignore_errors=True)
-        if trainer.current_epoch > 0:
-            _save_end_of_previous_epoch(trainer)
+        _save_end_of_previous_epoch(trainer)
     label_missing(trainer, rounds, dataset, folder)
+    # Once more, with what the predictions have cost.
+    _save_end_of_previous_epoch(trainer)
     if rounds.settings.network == "restart":
         _restart(trainer)
     return folder
@@ -109,6 +110,8 @@ def label_missing(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, folde
 
 
 def _save_end_of_previous_epoch(trainer: Any) -> None:
+    if trainer.current_epoch == 0:
+        return
     # nnU-Net stores the number that follows the current epoch, since it saves before it counts on.
     trainer.current_epoch -= 1
     try:
