@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true",
                         help="print the commands in order and what they cost, and do nothing")  # fmt: skip
     parser.add_argument("--slurm", nargs="+", action="extend", metavar="KEY=VALUE",
-                        help="submit to SLURM with these options of sbatch, e.g. time=1440 (minutes) partition=gpu "
-                             "cpus-per-task=8")  # fmt: skip
+                        help="submit to SLURM with these options of sbatch, e.g. time=1440 partition=gpu "
+                             "cpus-per-task=8 (time in minutes)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_semisup.evaluation.benchmark.execution import gpu_slots, run_here
     from nnunetv2_semisup.evaluation.benchmark.folder import open_benchmark
     from nnunetv2_semisup.evaluation.benchmark.report import dry_run, summary
-    from nnunetv2_semisup.evaluation.benchmark.submission import check_slurm, slurm_parameters, submit
+    from nnunetv2_semisup.evaluation.benchmark.submission import check_slurm, slurm_options, submit
 
     device = args.device or ("cuda" if torch.cuda.is_available() or args.slurm else "cpu")
     benchmark = open_benchmark(args.o, partial(_request, args))
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         print(dry_run(benchmark, device, costs))
         return 0
     if args.slurm:
-        parameters = slurm_parameters(args.slurm)
+        options = slurm_options(args.slurm)
         check_slurm(benchmark)
-        jobs = submit(benchmark, device, args.np, parameters)
+        jobs = submit(benchmark, device, args.np, options)
         print(f"submitted: {' '.join(jobs)}; the comparison will be in {benchmark.comparison}")
         return 0
     run_here(benchmark, device, gpu_slots(device, args.np or 1), {name: cost.epochs for name, cost in costs.items()})

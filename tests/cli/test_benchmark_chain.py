@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from nnunetv2_semisup.evaluation.benchmark.folder import fold_folder, is_finished, read_benchmark
-from nnunetv2_semisup.evaluation.benchmark.submission import slurm_parameters, submit
+from nnunetv2_semisup.evaluation.benchmark.submission import slurm_options, submit
 from nnunetv2_semisup.training.run_log import read_log
 from tests.data.copies import copy_of
 from tests.evaluation.benchmark.asked import TINY
@@ -85,7 +85,7 @@ def test_killed_at_three_points_finished_on_a_cluster_and_compared(workspace: Wo
     assert not fold_folder(everything).exists()
 
     # The rest by submitit, which runs its jobs as processes here.
-    submit(read_benchmark(folder), "cpu", None, slurm_parameters(["time=20"]), cluster="local")
+    submit(read_benchmark(folder), "cpu", None, slurm_options(["time=20"]), cluster="local")
     assert all(map(is_finished, runs))
     assert len(list(fold_folder(baseline).glob("training_log_*.txt"))) == 1
     assert len(list(fold_folder(method).glob("training_log_*.txt"))) == 2

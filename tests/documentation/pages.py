@@ -20,6 +20,7 @@ PAGES = (
     "README.md",
     "docs/how-to/unlabeled-data.md",
     "docs/how-to/slurm-array.md",
+    "docs/how-to/run-a-benchmark.md",
 )
 """The pages with commands that run, in an order in which each finds what it needs."""
 

@@ -93,6 +93,7 @@ class _StandIn:
             has_regions=labels.has_regions,
             mirror_axes=tuple(range(len(patch_size))),
             ignore_label=labels.ignore_label,
+            # Which labels a region holds does not change how many samples there are.
             regions=((1,),) * labels.num_segmentation_heads if labels.has_regions else (),
         )
         return cls(facts, in_channels, labels.num_segmentation_heads)

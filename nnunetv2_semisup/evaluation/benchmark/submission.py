@@ -6,6 +6,7 @@ runs out of time is queued again by submitit and goes on with --c.
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -63,33 +64,23 @@ def comparison_job(folder: Path) -> None:
     compare(benchmark)
 
 
-def slurm_parameters(assignments: Sequence[str]) -> dict[str, Any]:
-    """Texts KEY=VALUE, sbatch's long options with - or _, as submitit takes them.
+def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Long options of sbatch without the dashes in front, as KEY=VALUE, or KEY for one without a value.
 
-    >>> slurm_parameters(["time=60", "cpus-per-task=8", "reservation=mine"])
-    {'slurm_time': 60, 'slurm_cpus_per_task': 8, 'slurm_additional_parameters': {'reservation': 'mine'}}
+    >>> slurm_options(["time=60", "cpus-per-task=8", "exclusive"])
+    {'time': 60, 'cpus_per_task': '8', 'exclusive': True}
 
-    Raises SemiSupervisedError where submitit is missing, for a text that is no KEY=VALUE, and without a time.
+    Raises SemiSupervisedError where submitit is missing, and without a time in minutes.
     """
-    try:
-        from submitit import SlurmExecutor
-    except ImportError:
-        raise SemiSupervisedError("--slurm needs submitit; type: pip install 'nnunetv2-semisup[slurm]'") from None
-    known: dict[str, Any] = {}
-    additional: dict[str, Any] = {}
-    for text in assignments:
+    if importlib.util.find_spec("submitit") is None:
+        raise SemiSupervisedError("--slurm needs submitit; type: pip install 'nnunetv2-semisup[slurm]'")
+    options: dict[str, Any] = {}
+    for text in texts:
         key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise SemiSupervisedError(f"--slurm {text}: expected KEY=VALUE, e.g. partition=gpu time=1440")
-        name = key.lstrip("-").replace("-", "_")
-        number: int | str = int(value) if value.isdecimal() else value
-        if name in SlurmExecutor._valid_parameters():
-            known[f"slurm_{name}"] = number
-        else:
-            additional[name] = number
-    if not isinstance(known.get("slurm_time"), int):
+        options[key.lstrip("-").replace("-", "_")] = value if equals else True
+    if not str(options.get("time")).isdecimal():
         raise SemiSupervisedError("--slurm needs the time of a job in minutes, e.g. --slurm time=1440 partition=gpu")
-    return known | ({"slurm_additional_parameters": additional} if additional else {})
+    return options | {"time": int(options["time"])}
 
 
 def check_slurm(benchmark: Benchmark) -> None:
@@ -118,7 +109,7 @@ def check_slurm(benchmark: Benchmark) -> None:
 
 
 def submit(
-    benchmark: Benchmark, device: str, parallel: int | None, parameters: Mapping[str, Any], cluster: Cluster = "slurm"
+    benchmark: Benchmark, device: str, parallel: int | None, options: Mapping[str, Any], cluster: Cluster = "slurm"
 ) -> list[str]:
     """Write splits and plans, then submit everything that is not finished.
 
@@ -126,7 +117,7 @@ def submit(
         benchmark: what to do.
         device: as nnU-Net names it.
         parallel: how many trainings may run at the same time; None: as many as the cluster lets.
-        parameters: of every job, as `slurm_parameters` makes them.
+        options: of every job, as `slurm_options` makes them; on a GPU one is asked for, unless they say otherwise.
         cluster: "local" knows no dependencies, so there each stage is waited for.
 
     Returns:
@@ -138,6 +129,8 @@ def submit(
     write_files(benchmark)
     folder = benchmark.folder.resolve()
     trainings = [TrainingJob(folder, run.name, device) for run in benchmark.runs if not is_finished(run)]
+    if device == "cuda" and not any(key == "gres" or key.startswith("gpus") for key in options):
+        options = {**options, "gpus_per_node": 1}
     stages: list[tuple[str, list[Callable[[], Any]], str]] = []
     if needs_images(benchmark):
         stages.append(("preprocess", [_Call(preprocessing_job, folder)], "afterok"))
@@ -148,8 +141,9 @@ def submit(
     submitted: list[str] = []
     dependency: str | None = None
     for name, calls, next_condition in stages:
-        executor = _executor(folder, name, device, parallel, parameters, dependency, cluster)
-        jobs = _submit_stage(executor, calls)
+        job = {"job_name": f"{folder.name}-{name}", **options}
+        job |= {"dependency": dependency} if dependency is not None else {}
+        jobs = _submit_stage(_executor(folder, parallel, job, cluster), calls)
         identifier = jobs[0].job_id.split("_")[0]
         submitted.append(identifier)
         write_json(submitted, folder / _JOBS)
@@ -170,26 +164,15 @@ class _Call:
         self.function(self.folder)
 
 
-def _executor(
-    folder: Path,
-    name: str,
-    device: str,
-    parallel: int | None,
-    parameters: Mapping[str, Any],
-    dependency: str | None,
-    cluster: Cluster,
-) -> Any:
+def _executor(folder: Path, parallel: int | None, options: Mapping[str, Any], cluster: Cluster) -> Any:
     import submitit
 
-    given: dict[str, Any] = {"slurm_gpus_per_node": 1} if device == "cuda" else {}
-    given |= {"slurm_job_name": f"{folder.name}-{name}"}
-    given |= {"slurm_array_parallelism": parallel} if parallel is not None else {}
-    given |= {"slurm_dependency": dependency} if dependency is not None else {}
     executor = submitit.AutoExecutor(folder / "slurm" / "%j", cluster=cluster, slurm_max_num_timeout=_REQUEUES)
-    try:
-        executor.update_parameters(timeout_min=parameters["slurm_time"], **given, **parameters)
-    except (TypeError, ValueError) as error:
-        raise SemiSupervisedError(f"--slurm: {str(error).splitlines()[0]}") from None
+    # submitit must know the time, by which it tells a time limit from a preemption; the rest is sbatch's business.
+    rest = {key: value for key, value in options.items() if key != "time"}
+    executor.update_parameters(timeout_min=options["time"], slurm_additional_parameters=rest)
+    if parallel is not None:
+        executor.update_parameters(slurm_array_parallelism=parallel)
     return executor
 
 

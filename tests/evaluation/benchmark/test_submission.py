@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.evaluation.benchmark.submission import TrainingJob, check_slurm, slurm_parameters, submit
+from nnunetv2_semisup.evaluation.benchmark.submission import TrainingJob, check_slurm, slurm_options, submit
 from tests.data.copies import copy_of
 from tests.evaluation.benchmark.asked import benchmark_in, finish
 
@@ -53,12 +53,12 @@ def options(script: Path) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in lines)
 
 
-PARAMETERS = ["time=90", "partition=gpu", "cpus-per-task=8", "reservation=mine"]
+PARAMETERS = ["time=90", "partition=gpu", "cpus-per-task=8", "mem=64GB", "exclusive"]
 
 
 def test_jobs_stand_in_the_order_of_what_depends_on_what(workspace, scripts):
     benchmark = benchmark_in(workspace.root / "b", seeds=(0, 1))
-    assert submit(benchmark, "cuda", 3, slurm_parameters(PARAMETERS)) == ["100", "101", "102"]
+    assert submit(benchmark, "cuda", 3, slurm_options(PARAMETERS)) == ["100", "101", "102"]
     preprocess, train, compare = (options(scripts / f"{number}.sh") for number in (100, 101, 102))
     assert "dependency" not in preprocess
     assert train["dependency"] == "afterok:100"
@@ -66,17 +66,23 @@ def test_jobs_stand_in_the_order_of_what_depends_on_what(workspace, scripts):
     assert train["array"] == "0-7%3"
     assert "array" not in {**preprocess, **compare}
     for job in (preprocess, train, compare):
-        assert (job["time"], job["partition"], job["cpus-per-task"], job["reservation"], job["gpus-per-node"]) == (
-            "90", "gpu", "8", "mine", "1",
-        )  # fmt: skip
+        wanted = {"time": "90", "partition": "gpu", "cpus-per-task": "8", "mem": "64GB", "gpus-per-node": "1"}
+        assert wanted.items() <= job.items()
+        assert "exclusive" in job
     assert [job["job-name"] for job in (preprocess, train, compare)] == ["b-preprocess", "b-train", "b-compare"]
+
+
+@pytest.mark.parametrize("gpu", ["gres=gpu:a100:1", "gpus=1", "gpus-per-task=1"])
+def test_who_asks_for_a_gpu_gets_no_other(workspace, scripts, gpu):
+    submit(benchmark_in(workspace.root / "b"), "cuda", None, slurm_options([*PARAMETERS, gpu]))
+    assert "gpus-per-node" not in options(scripts / "101.sh")
 
 
 def test_only_what_is_left_is_submitted(workspace, scripts):
     benchmark = benchmark_in(workspace.root / "b", methods=("labeledonly",), seeds=(0, 1))
     for run in benchmark.runs[:3]:
         finish(benchmark, run)
-    assert len(submit(benchmark, "cpu", None, slurm_parameters(PARAMETERS))) == 2
+    assert len(submit(benchmark, "cpu", None, slurm_options(PARAMETERS))) == 2
     train, compare = (options(scripts / f"{number}.sh") for number in (100, 101))
     assert "array" not in train
     assert "gpus-per-node" not in train
@@ -86,7 +92,7 @@ def test_only_what_is_left_is_submitted(workspace, scripts):
 def test_jobs_in_the_queue_are_not_submitted_twice(workspace, scripts, tmp_path):
     benchmark = benchmark_in(workspace.root / "b")
     check_slurm(benchmark)
-    submit(benchmark, "cpu", None, slurm_parameters(PARAMETERS))
+    submit(benchmark, "cpu", None, slurm_options(PARAMETERS))
     check_slurm(benchmark)
     put_command(tmp_path, "squeue", '#!/bin/sh\necho "$@" > "$SCRIPTS/asked"\necho 101\necho 101\necho 102\n')
     with pytest.raises(SemiSupervisedError, match=r"in the queue or running: 101 102; .* scancel 101 102"):
@@ -97,7 +103,7 @@ def test_jobs_in_the_queue_are_not_submitted_twice(workspace, scripts, tmp_path)
 def test_what_sbatch_says_is_passed_on_in_one_line(workspace, scripts, tmp_path):
     put_command(tmp_path, "sbatch", REFUSING)
     with pytest.raises(SemiSupervisedError, match=r"sbatch refused the job: .*invalid partition") as error:
-        submit(benchmark_in(workspace.root / "b"), "cpu", None, slurm_parameters(PARAMETERS))
+        submit(benchmark_in(workspace.root / "b"), "cpu", None, slurm_options(PARAMETERS))
     assert "\n" not in str(error.value)
 
 
@@ -110,15 +116,13 @@ def test_a_machine_without_slurm_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        (["gpu"], "--slurm gpu: expected KEY=VALUE"),
-        (["=3"], "expected KEY=VALUE"),
         (["partition=gpu"], "needs the time of a job in minutes"),
         (["time=1-00:00:00"], "needs the time of a job in minutes"),
     ],
 )
 def test_options_that_cannot_be_are_one_line(texts, words):
     with pytest.raises(SemiSupervisedError, match=words):
-        slurm_parameters(texts)
+        slurm_options(texts)
 
 
 def test_a_job_that_ran_out_of_time_is_the_same_again(tmp_path):
