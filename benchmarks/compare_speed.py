@@ -2,7 +2,7 @@
 
     python benchmarks/compare_speed.py -np 2 -o docs/reference/results/compare_speed.csv
 
-The dataset is synthetic: balls of about 26,000 voxels in volumes of 44 x 70 x 96, the size of the left atrium at 1.25 mm,
+The dataset is synthetic: balls of about 26,000 voxels in volumes of 44 x 70 x 96, as the left atrium at 1.25 mm,
 and segmentations with errors of a few voxels all over their surface. One run is a training of LabeledOnly, whose
 checkpoint holds what `compare` reads and no network; the others are folders of segmentations. The whole command is
 measured, starting the processes and writing the page included. With a tenth of the cases as well, to see whether memory

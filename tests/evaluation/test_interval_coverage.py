@@ -1,4 +1,4 @@
-"""The simulation of benchmarks/interval_coverage.py, smaller: the interval holds a known difference as often as it says."""
+"""The simulation of benchmarks/interval_coverage.py, smaller: the interval holds a known difference often enough."""
 
 import importlib.util
 from pathlib import Path
