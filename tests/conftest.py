@@ -4,12 +4,15 @@ import os
 import signal
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
 from tests.workspace import Workspace, make_workspace
 
 torch.set_num_threads(1)
+# nnU-Net draws its progress at the end of every epoch, which at full size takes longer than an epoch of the tests.
+matplotlib.rcParams["savefig.dpi"] = 20
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

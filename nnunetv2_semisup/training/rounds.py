@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import distributed
 
-from nnunetv2_semisup.data.dataset import UnlabeledDataset
 from nnunetv2_semisup.data.pseudo_labels import without_labels
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import unwrapped
@@ -19,6 +18,7 @@ from nnunetv2_semisup.training.distributed import broadcast, is_distributed
 from nnunetv2_semisup.training.labeling import label_cases
 from nnunetv2_semisup.training.peer import new_network
 from nnunetv2_semisup.training.schedules import phase_ends
+from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset
 
 FOLDER = "pseudo_labels"
 """In the fold's folder; one folder for each round, of which the last is kept."""
@@ -71,7 +71,7 @@ class RestartedSchedule:
         self._schedule.step((epoch - first) * self._rounds.end / (end - first))
 
 
-def begin_round(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, resumed: bool) -> Path:
+def begin_round(trainer: Any, rounds: Rounds, resumed: bool) -> Path:
     """Predict every unlabelled case; returns the folder of the labels.
 
     A checkpoint of the end of the previous epoch is written, so that a training that is killed while it
@@ -80,7 +80,6 @@ def begin_round(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, resumed
     Args:
         trainer: the engine, between two epochs.
         rounds: of which one begins at the trainer's epoch.
-        dataset: of the unlabelled cases.
         resumed: whether the training has just been continued at this epoch.
     """
     folder = rounds.labels(trainer.current_epoch)
@@ -88,7 +87,7 @@ def begin_round(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, resumed
     if trainer.local_rank == 0 and not resumed:
         shutil.rmtree(rounds.folder, ignore_errors=True)
         _save_end_of_previous_epoch(trainer)
-    label_missing(trainer, rounds, dataset, folder)
+    _label_missing(trainer, rounds, folder)
     # Once more, with what the predictions have cost.
     _save_end_of_previous_epoch(trainer)
     if rounds.settings.network == "restart":
@@ -96,9 +95,20 @@ def begin_round(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, resumed
     return folder
 
 
-def label_missing(trainer: Any, rounds: Rounds, dataset: UnlabeledDataset, folder: Path) -> None:
+def resume_round(trainer: Any, rounds: Rounds) -> Path | None:
+    """In the middle of a round, the folder of its labels, predicted again where they are gone; None elsewhere."""
+    if trainer.current_epoch in rounds.starts:
+        return None
+    folder = rounds.labels(trainer.current_epoch)
+    if folder is not None:
+        _label_missing(trainer, rounds, folder)
+    return folder
+
+
+def _label_missing(trainer: Any, rounds: Rounds, folder: Path) -> None:
     """Predict the cases without a label in this folder, shared among the processes, with the teacher where one is."""
     _barrier()
+    dataset = unlabeled_dataset(trainer)
     started = time.time()
     cases = without_labels(folder, dataset.identifiers)
     trainer.print_to_log_file(f"Predicting pseudo-labels of {len(cases)} unlabelled cases into {folder}")

@@ -16,26 +16,26 @@ from torch import Tensor, autocast, nn
 from nnunetv2_semisup.configuration.auto import with_numbers
 from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
 from nnunetv2_semisup.configuration.sources import settings_for
-from nnunetv2_semisup.data.dataset import UnlabeledDataset
-from nnunetv2_semisup.data.loader import UnlabeledLoader, process_budget, start_loader, stop_loader
-from nnunetv2_semisup.data.manifest import unlabeled_folder
+from nnunetv2_semisup.data.loader import process_budget, start_loader, stop_loader
 from nnunetv2_semisup.data.random_streams import RandomStreams, global_state, restore_global_state, seed_global
-from nnunetv2_semisup.data.views import split_transforms, without_timing
+from nnunetv2_semisup.data.views import without_timing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
-from nnunetv2_semisup.networks.features import Levels, forward_with_features, unwrapped
-from nnunetv2_semisup.regularizers.base import Facts, Labeled, Regularizer
+from nnunetv2_semisup.networks.features import forward_with_features, unwrapped
+from nnunetv2_semisup.regularizers.base import Labeled, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
+from nnunetv2_semisup.training.facts import facts_of
 from nnunetv2_semisup.training.peer import build_peer
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, number_of_levels
-from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, label_missing
+from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
+from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset, unlabeled_loader
 from nnunetv2_semisup.training.unlabeled_pass import Networks, UnlabeledPass, kinds_of
 from nnunetv2_semisup.visualization.run_log import plot_run_log
 
@@ -142,7 +142,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if not self.regularizers:
             self.settings = with_numbers(self.settings, training, {})
             return
-        facts = self._facts()
+        facts = facts_of(self)
         resolved = self.settings
         for regularizer in self.regularizers:
             resolved = regularizer.resolve(resolved, facts)
@@ -167,22 +167,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if settings.network == "restart":
             self.lr_scheduler = RestartedSchedule(self.lr_scheduler, self._rounds)
 
-    def _facts(self) -> Facts:
-        _, _, _, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        patch_size = tuple(int(size) for size in self.configuration_manager.patch_size)
-        return Facts(
-            levels=Levels.of(self.network),
-            patch_size=patch_size,
-            spacing=tuple(self.configuration_manager.spacing[-len(patch_size) :]),
-            batch_size=int(self.batch_size),
-            has_regions=self.label_manager.has_regions,
-            mirror_axes=tuple(mirror_axes or ()),
-            ignore_label=self.label_manager.ignore_label,
-            regions=tuple(_labels_of(region) for region in self.label_manager.foreground_regions)
-            if self.label_manager.has_regions
-            else (),
-        )
-
     def do_split(self) -> tuple[list[str], list[str]]:
         """The labelled training cases and the validation cases: the named split's, or nnU-Net's own."""
         if self.cases.labeled is not None and self.cases.val is not None:
@@ -201,32 +185,17 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self._unlabeled_processes = processes
             self._labeled_loader = loaders[0]
             if self._rounds is None:
-                self._start_unlabeled(self._unlabeled_dataset())
+                self._start_unlabeled()
         if self.settings.training.seed is not None and hasattr(loaders[0], "data_loader"):
             without_timing(loaders[0].data_loader.transforms)
         return loaders  # type: ignore[no-any-return]
 
-    def _unlabeled_dataset(self, pseudo_labels: Path | None = None) -> UnlabeledDataset:
-        base = Path(self.preprocessed_dataset_folder_base)
-        folder = unlabeled_folder(base, self.configuration_manager.data_identifier)
-        return UnlabeledDataset(folder, self.cases.unlabeled, pseudo_labels)
-
-    def _start_unlabeled(self, dataset: UnlabeledDataset) -> None:
-        """Crops and augmentation like those of the labelled loader."""
-        labeled = self._labeled_loader
-        stock = labeled.data_loader if hasattr(labeled, "data_loader") else labeled.generator
-        dim = len(self.configuration_manager.patch_size)
+    def _start_unlabeled(self, pseudo_labels: Path | None = None) -> None:
+        """Start our loader, in place of the one that runs."""
         if self.dataloader_unlabeled is not None:
             stop_loader(self.dataloader_unlabeled)
-        self._unlabeled_loader = UnlabeledLoader(
-            dataset,
-            self.settings.data.batch_size,  # type: ignore[arg-type]  # resolved
-            [int(size) for size in stock.patch_size][-dim:],
-            self.configuration_manager.patch_size,
-            split_transforms(stock.transforms),
-            kinds_of(self._regularizers),
-            self.streams,
-        )
+        dataset = unlabeled_dataset(self, pseudo_labels)
+        self._unlabeled_loader = unlabeled_loader(self, self._labeled_loader, dataset, kinds_of(self._regularizers))
         on_gpu = self.device.type == "cuda"
         self.dataloader_unlabeled = start_loader(self._unlabeled_loader, self._unlabeled_processes, on_gpu)
 
@@ -246,20 +215,12 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers:
             self._open_log()
         self._session_start = self.current_epoch
-        self._resume_round()
+        if self._rounds is not None and self._draws_unlabeled and (folder := resume_round(self, self._rounds)):
+            self._start_unlabeled(folder)
         if self._restored is not None:
             self._restore_random_states(self._restored["rng"])
         elif self.settings.training.seed is not None:
             seed_global(self.settings.training.seed + self.local_rank)
-
-    def _resume_round(self) -> None:
-        """In the middle of a round, go on with its labels; those that are gone are predicted again."""
-        if self._rounds is None or not self._draws_unlabeled or self.current_epoch in self._rounds.starts:
-            return
-        folder = self._rounds.labels(self.current_epoch)
-        if folder is not None:
-            label_missing(self, self._rounds, self._unlabeled_dataset(), folder)
-            self._start_unlabeled(self._unlabeled_dataset(folder))
 
     def _open_log(self) -> None:
         terms = [name for regularizer in self._regularizers for name in regularizer.weights]
@@ -371,8 +332,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """Pseudo-labels first, where a round begins; then as nnU-Net."""
         if self._rounds is not None and self._draws_unlabeled and self.current_epoch in self._rounds.starts:
             resumed = self._restored is not None and self.current_epoch == self._session_start
-            folder = begin_round(self, self._rounds, self._unlabeled_dataset(), resumed)
-            self._start_unlabeled(self._unlabeled_dataset(folder))
+            self._start_unlabeled(begin_round(self, self._rounds, resumed))
         super().on_epoch_start()
 
     def on_train_epoch_start(self) -> None:
@@ -477,10 +437,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                 for loader in (self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val):
                     if loader is not None:
                         stop_loader(loader)
-
-
-def _labels_of(region: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (region,) if isinstance(region, int) else tuple(region)
 
 
 def _to(target: Any, device: torch.device) -> Any:

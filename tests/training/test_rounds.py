@@ -13,6 +13,7 @@ import torch
 from nnunetv2_semisup.data.pseudo_labels import UNKNOWN, open_labels, without_labels, write_labels
 from nnunetv2_semisup.training import labeling
 from nnunetv2_semisup.training.rounds import Rounds
+from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset
 from tests.training.test_resume import assert_same
 from tests.workspace import Workspace
 
@@ -73,7 +74,7 @@ def test_stored_labels_are_those_of_nnunets_own_prediction(in_toy):
     trainer.current_epoch = 1
     trainer.on_epoch_start()
     case = trainer.cases.unlabeled[0]
-    dataset = trainer._unlabeled_dataset()
+    dataset = unlabeled_dataset(trainer)
     image = torch.from_numpy(dataset.load_case(case)[0][:])
     predictor = labeling.nnUNetPredictor(device=trainer.device, allow_tqdm=False)
     trainer.set_deep_supervision_enabled(False)
