@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field
 
-from nnunetv2_semisup.configuration.settings import Section, SemiSupervisedSettings, Share
-from nnunetv2_semisup.data.mixing import Mix, draw_mix
+from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
+from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
 from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
 from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
-
-
-class MixingSettings(Section):
-    """Boxes of other patches in the patches that the network learns from."""
-
-    share: Share = Field(description="Share of the unlabelled patches that are mixed. 0: no mixing.")
-    exchange: Share = Field(
-        description="Share of the mixed patches whose partner is a labelled one, with its labels (BCP); the others "
-        "get a box of another unlabelled patch (CutMix)."
-    )
-    edge: Annotated[float, Field(gt=0, lt=1)] = Field(description="Edges of the box as a share of the patch's.")
 
 
 class FixMatchSettings(SemiSupervisedSettings):
@@ -65,12 +52,9 @@ class FixMatch(Regularizer):
         assert step.teacher is not None  # asked for
         teacher_logits, _ = step.teacher(weak, ())
         own = PseudoLabels.of(self.facts, teacher_logits, self.settings.pseudo_label.threshold)
-        mix = self._draw_mix(step)
+        mix = self.settings.mixing.draw(step)
         truth, known = self.facts.truth(step.labeled.target, own.target.shape[1])
-        certain = torch.ones_like(own.confident[:1]).expand(len(truth), *own.confident.shape[1:])
-        mixed = PseudoLabels(mix(own.target, truth), mix(own.confident, certain))
-        everywhere = torch.ones_like(mix.own)
-        valid = mix(everywhere if step.valid is None else step.valid, known)
+        valid = mix(torch.ones_like(mix.own) if step.valid is None else step.valid, known)
         logits, _ = step.student(mix(strong, step.labeled.images), ())
         seen = valid & mix.own
         signs = {
@@ -78,21 +62,7 @@ class FixMatch(Regularizer):
             "agreement": overlap(self.facts, logits.detach(), teacher_logits, seen),
             "confident": own.share(step.valid),
         }
-        return Outcome(pseudo_label_terms(self.facts, logits, mixed, valid), signs)
-
-    def _draw_mix(self, step: Step) -> Mix:
-        mixing = self.settings.mixing
-        images = step.views[0]
-        return draw_mix(
-            len(images),
-            len(step.labeled.images),
-            images.shape[2:],
-            step.generator,
-            images.device,
-            share=mixing.share,
-            exchange=mixing.exchange,
-            edge=mixing.edge,
-        )
+        return Outcome(pseudo_label_terms(self.facts, logits, own.mixed(mix, truth), valid), signs)
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse, and a teacher that is never confident."""

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from nnunetv2_semisup.configuration.settings import Auto, Count, Section, SemiSupervisedSettings, Weight
 from nnunetv2_semisup.data.geometry import draw_geometry
+from nnunetv2_semisup.data.mixing import Mix
 from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHeads, HeadKind
-from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Facts, Labeled, Outcome, Regularizer, Step
+from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
 from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
 
@@ -84,6 +86,7 @@ class MIRegSettings(SemiSupervisedSettings):
     consistency: ConsistencySettings
     pseudo_label: PseudoLabelSettings
     views: ViewSettings
+    mixing: MixingSettings
     teacher: TeacherSettings
 
 
@@ -92,7 +95,7 @@ class MIReg(Regularizer):
 
     One view goes through the reference network, the other, transformed by T, through the student. Features and
     outputs of the first are transformed by the same T and compared with those of the second. T are flips along the
-    axes that nnU-Net mirrors.
+    axes that nnU-Net mirrors. Where patches are mixed, features are compared on the voxels that both views show.
 
     Departures from paper and released code are listed in docs/explanation/mireg.md.
     """
@@ -152,29 +155,41 @@ class MIReg(Regularizer):
         geometry = draw_geometry(
             reference.shape[0], self.facts.patch_size, step.generator, mirror_axes=self.facts.mirror_axes
         )
-        (target_logits, target_features), (logits, features) = self._outputs(step, reference, geometry(transformed))
+        trained = geometry(transformed)
         valid = None if step.valid is None else geometry(step.valid)
+        mix = self.settings.mixing.draw(step) if self.settings.mixing.share > 0 else None
+        if mix is not None:
+            trained = mix(trained, step.labeled.images)
+        (target_logits, target_features), (logits, features) = self._outputs(step, reference, trained)
         target_logits = geometry(target_logits.detach())
+        shared = valid if mix is None else mix.own if valid is None else mix.own & valid
 
         terms: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
         for tap, target, feature in zip(self.taps, target_features, features, strict=True):
             name = _term(tap)
-            loss, entropy = self._mutual_information(tap, geometry(target), feature, valid, step)
+            loss, entropy = self._mutual_information(tap, geometry(target), feature, shared, step)
             terms[name] = loss
             signs[f"{name}_nats"] = -loss.detach()
             signs[f"{name}_entropy"] = entropy
-        if self._weights["consistency"] > 0:
-            terms["consistency"] = mse_consistency(
-                self.facts.probabilities(logits), self.facts.probabilities(target_logits), valid
-            )
-        if any(weight > 0 for weight in self.settings.pseudo_label.weights.values()):
-            labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label.threshold)
-            found = pseudo_label_terms(self.facts, logits, labels, valid)
-            terms |= {name: term for name, term in found.items() if self._weights[name] > 0}
-        signs["foreground"] = foreground_share(self.facts, logits.detach(), valid)
-        signs["agreement"] = overlap(self.facts, logits.detach(), target_logits, valid)
+        terms |= self._output_terms(logits, target_logits, valid, mix, step.labeled)
+        signs["foreground"] = foreground_share(self.facts, logits.detach(), shared)
+        signs["agreement"] = overlap(self.facts, logits.detach(), target_logits, shared)
         return Outcome(terms, signs)
+
+    def _output_terms(
+        self, logits: Tensor, target_logits: Tensor, valid: Tensor | None, mix: Mix | None, labeled: Labeled
+    ) -> dict[str, Tensor]:
+        """Consistency and pseudo-label terms of positive weight, of mixed patches against mixed targets."""
+        target = self.facts.probabilities(target_logits)
+        labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label.threshold)
+        if mix is not None:
+            truth, known = self.facts.truth(labeled.target, target.shape[1])
+            target, labels = mix(target, truth), labels.mixed(mix, truth)
+            valid = mix(torch.ones_like(mix.own) if valid is None else valid, known)
+        terms = pseudo_label_terms(self.facts, logits, labels, valid)
+        terms["consistency"] = mse_consistency(self.facts.probabilities(logits), target, valid)
+        return {name: term for name, term in terms.items() if self._weights[name] > 0}
 
     def _outputs(self, step: Step, reference: Tensor, trained: Tensor) -> tuple[Output, Output]:
         """Logits and features of both views."""

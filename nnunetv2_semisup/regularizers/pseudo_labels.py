@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from nnunetv2_semisup.configuration.settings import Section, Share, Weight
+from nnunetv2_semisup.data.mixing import Mix
 from nnunetv2_semisup.losses.cross_entropy import cross_entropy
 from nnunetv2_semisup.losses.dice import soft_dice_loss
 from nnunetv2_semisup.losses.masking import masked_mean
@@ -46,6 +48,11 @@ class PseudoLabels:
         """Those of logits [B, C, *spatial], without gradient."""
         logits = logits.detach()
         return cls(facts.answer(logits), facts.confidence(facts.probabilities(logits)) >= threshold)
+
+    def mixed(self, mix: Mix, truth: Tensor) -> PseudoLabels:
+        """Mixed with each other and with the truth [L, C, *spatial] of labelled patches, which counts everywhere."""
+        certain = torch.ones_like(self.confident[:1]).expand(len(truth), *self.confident.shape[1:])
+        return PseudoLabels(mix(self.target, truth), mix(self.confident, certain))
 
     def share(self, valid: Tensor | None) -> Tensor:
         """Share of valid voxels that are confident."""

@@ -1,6 +1,7 @@
 """MIReg: alignment, the dead and the living form of the global term, the two teachers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -167,3 +168,26 @@ def test_own_views_in_one_call_equal_two_calls():
     logits = [output[0] for output in regularizer._outputs(step, *step.views)]
     for ours, view in zip(logits, step.views, strict=True):
         torch.testing.assert_close(ours, forward_with_features(network, view, ())[0])
+
+
+def test_mixed_patches_have_mixed_targets_and_share_features_on_their_own_voxels():
+    """Teacher and student are equal, there are no flips, and both views are one: only the mixing differs."""
+    network = network_of()
+    facts = facts_of(network, mirror_axes=())
+    mixing = {"mixing": {"share": 1.0, "exchange": 1.0}, "pseudo_label": {"cross_entropy": 1.0, "threshold": 1.0}}
+    regularizer = build("mireg", facts, mixing)
+    view, _ = random_views()
+    step = step_of(network, regularizer, (view, view))
+    seen = []
+    student = step.student
+    outcome = regularizer(replace(step, student=lambda x, taps: (seen.append(x), student(x, taps))[1]))
+    foreign = (seen[0] == step.labeled.images).all(1, keepdim=True)
+    assert torch.equal(torch.where(foreign, step.labeled.images, view), seen[0])
+    assert 0.1 < foreign.float().mean() < 0.9
+    truth, _ = facts.truth(step.labeled.target, 3)
+    logits = forward_with_features(network, seen[0], ())[0]
+    expected = cross_entropy(logits, truth, weight=foreign.float())
+    torch.testing.assert_close(outcome.terms["pseudo_cross_entropy"], expected)
+    target = torch.where(foreign, truth, facts.probabilities(forward_with_features(network, view, ())[0]))
+    torch.testing.assert_close(outcome.terms["consistency"], (logits.softmax(1) - target).square().mean())
+    assert all(outcome.terms[name] < 0 for name in ("mi_bottleneck", "mi_stage-2", "mi_stage-1"))
