@@ -69,7 +69,7 @@ def write(file: Path, mask: np.ndarray) -> None:
 
 def checkpoint(val: list[str]) -> dict[str, object]:
     """What `compare` reads of a training."""
-    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", "batch_size": 2, "patch_size": [24, 40, 48]}
+    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", "batch_size": 2, "architecture": {}}
     plans = {"dataset_name": DATASET, "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
              "transpose_forward": [0, 1, 2], "foreground_intensity_properties_per_channel": {},
              "configurations": {"3d_fullres": configuration}}  # fmt: skip

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nnunetv2_semisup.visualization.charts import Series, line_chart, paired_dots
+from nnunetv2_semisup.visualization.charts import COLORS, Differences, Series, difference_dots, line_chart, paired_dots
 
 pytestmark = pytest.mark.fast
 
@@ -66,3 +66,26 @@ def test_colours_come_from_the_page():
     svg = line_chart([Series("x", [(0, 0.0), (1, 1.0)], color=2)], label="x")
     assert not re.search(r"#[0-9a-f]{3,6}|rgb\(|style=", svg)
     assert "class='s2'" in svg
+
+
+def test_differences_stand_to_scale_with_their_interval_and_a_line_at_0():
+    rows = [
+        Differences("<a>", [("one", -0.1), ("two", 0.2)], (0.05, -0.1, 0.2)),
+        Differences("b", [("one", 0.1)], (0.1, math.nan, math.nan)),
+    ]
+    svg = ElementTree.fromstring(difference_dots(rows, label="x"))
+    dots = {
+        circle.find("title").text: float(circle.get("cx")) for circle in svg.iter("circle") if circle.get("r") == "4"
+    }
+    assert set(dots) == {"one: -0.100", "two: +0.200", "one: +0.100"}
+    lines = {line.get("class"): line for line in svg.iter("line")}
+    zero = float(lines["zero"].get("x1"))
+    assert (dots["two: +0.200"] - zero) == pytest.approx(2 * (zero - dots["one: -0.100"]), abs=0.3)
+    bars = [line for line in svg.iter("line") if line.get("class") == "bar"]
+    assert len(bars) == 1  # an interval without ends is not drawn
+    assert (float(bars[0].get("x1")), float(bars[0].get("x2"))) == (dots["one: -0.100"], dots["two: +0.200"])
+    assert bars[0].find("title").text == "<a>: +0.0500 [-0.1000, +0.2000]"
+
+
+def test_a_ninth_series_has_the_first_colour():
+    assert "class='s0'" in line_chart([Series("x", [(0, 0.0), (1, 1.0)], color=COLORS)], label="x")

@@ -2,7 +2,15 @@ import re
 
 import pytest
 
-from nnunetv2_semisup.visualization.page import color_key, figure, html_page, paragraph, table
+from nnunetv2_semisup.visualization.page import (
+    color_key,
+    figure,
+    html_page,
+    long_table,
+    paragraph,
+    sortable_table,
+    table,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -27,3 +35,19 @@ def test_every_colour_has_a_value_on_light_and_on_dark():
     names = {name for name in re.findall(r"var\((--[\w-]+)\)", page)} - {"--key"}
     for theme in (light, dark):
         assert names <= set(re.findall(r"(--[\w-]+):", theme))
+
+
+def test_sortable_tables_know_what_each_cell_sorts_by():
+    shown = sortable_table([("<name>", "it's why")], [[("[+0.1, +0.2]", 0.1)], [("", "")]])
+    assert "data-key='0.1'>[+0.1, +0.2]</td>" in shown
+    assert "data-key=''></td>" in shown
+    assert "title='it&#x27;s why'><button type='button'>&lt;name&gt;</button>" in shown
+
+
+def test_long_cells_are_escaped_and_may_break():
+    assert "<td class='long'>a &lt; b</td>" in long_table(["h"], [["a < b"]])
+
+
+def test_a_page_has_a_script_only_where_it_is_asked_for():
+    assert "<script>" not in html_page("t", [])
+    assert "<script>run()</script></body>" in html_page("t", [], "run()")
