@@ -36,7 +36,7 @@ def imported(file: Path) -> list[str]:
 
 @pytest.mark.parametrize("part", DEPTH)
 def test_imports_run_downwards_only(part: str):
-    files = list((PACKAGE / part).glob("*.py"))
+    files = list((PACKAGE / part).rglob("*.py"))
     assert files
     for file in files:
         for name in imported(file):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunetv2_semisup.evaluation.benchmark.runs import Request
 
 HELP = "train methods and both baselines on the same labelled cases, with several seeds, and compare them"
 EXAMPLE = "nnUNetv2_semisup benchmark -d 7 -c 3d_fullres --methods mireg fixmatch --labeled 4 8 -o first_benchmark"
@@ -47,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """1 if a run has failed; the others are compared all the same."""
     import torch
 
+    from nnunetv2_semisup.cli.compare import show
     from nnunetv2_semisup.evaluation.benchmark.checks import check_request, check_results
     from nnunetv2_semisup.evaluation.benchmark.comparison import compare
     from nnunetv2_semisup.evaluation.benchmark.cost import cost_of
@@ -71,12 +76,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     run_here(benchmark, device, gpu_slots(device, args.np or 1), {name: cost.epochs for name, cost in costs.items()})
     print(summary(benchmark))
-    _, page = compare(benchmark)
-    print(f"Open {page}")
+    show(*compare(benchmark))
     return 1 if any(benchmark.status(run) == "failed" for run in benchmark.runs) else 0
 
 
-def _request(args: argparse.Namespace, name: str):  # type: ignore[no-untyped-def]  # its type would cost the import
+def _request(args: argparse.Namespace, name: str) -> Request:
     from nnunetv2_semisup.data.folders import find_dataset
     from nnunetv2_semisup.evaluation.benchmark.runs import Request
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunetv2_semisup.evaluation.comparison.compare import Comparison
 
 HELP = "compare finished trainings and segmentations from elsewhere, case by case, on one page"
 EXAMPLE = "nnUNetv2_semisup compare first_benchmark PEERS_SEGMENTATIONS -o comparison"
@@ -23,20 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Refusals go to standard error; the page's path and one line a row to standard output."""
+    """Compare, write the report, and say what came out."""
     from nnunetv2_semisup.evaluation.comparison.compare import compare
     from nnunetv2_semisup.evaluation.comparison.report import refuse_existing, write_report
-    from nnunetv2_semisup.evaluation.comparison.tables import main_table
 
     refuse_existing(args.o)
     comparison = compare(args.runs, args.allow_different)
+    show(comparison, write_report(comparison, args.o))
+
+
+def show(comparison: Comparison, page: Path) -> None:
+    """Refusals go to standard error; the page's path and one line a row to standard output."""
+    from nnunetv2_semisup.evaluation.comparison.tables import main_table
+
     for refused in comparison.refused:
         print(f"refused: {refused.name}: {refused.reason}", file=sys.stderr)
     for warning in comparison.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    page = write_report(comparison, args.o)
     print(f"Open {page}\n")
     for line in main_table(comparison):
         title = line["method"] + (f", labels {line['labels']}" if line["labels"] else "")
-        difference = f"  {line['difference']} [{line['low']}, {line['high']}]" if line["difference"] else ""
-        print(f"{title:40}  Dice {line['Dice']}{difference}")
+        interval = f" [{line['low']}, {line['high']}]" if line["low"] else ""
+        print(f"{title:40}  Dice {line['Dice']}  {line['difference']}{interval}".rstrip())

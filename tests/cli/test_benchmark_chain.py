@@ -50,7 +50,7 @@ def kill(process: subprocess.Popen[str], *, with_children: bool) -> str:
     return process.communicate()[0]
 
 
-def wait_for(process: subprocess.Popen[str], condition, seconds: float = 400) -> None:
+def wait_for(process: subprocess.Popen[str], condition, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -97,10 +97,11 @@ def test_killed_at_three_points_finished_on_a_cluster_and_compared(workspace: Wo
 
     # All is done: the same command compares only, and says the same.
     process = start(folder)
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=900)[0]
     assert process.returncode == 0, said
     assert "3 of 3 runs are finished" in said
     assert f"Open {folder / 'comparison' / 'index.html'}" in said
+    assert "LabeledOnly, labels all" in said
     assert (folder / "comparison" / "table.csv").read_text() == first_report
     with (folder / "comparison" / "table.csv").open(newline="") as stream:
         methods = [row["method"] for row in csv.DictReader(stream)]

@@ -23,7 +23,8 @@ from nnunetv2_semisup.evaluation.benchmark.runs import Run
 from nnunetv2_semisup.evaluation.benchmark.training import attempt
 from nnunetv2_semisup.evaluation.steps import hang_up_ends
 
-_DISK_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+_DISK_FULL = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)), "make room")
+"""What a failed training says then. torch hides the system's own words; ours for a checkpoint are the last."""
 
 
 def run_here(benchmark: Benchmark, device: str, slots: Sequence[Mapping[str, str]], epochs: Mapping[str, int]) -> None:

@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +100,7 @@ def check_slurm(benchmark: Benchmark) -> None:
         return
     identifiers = ",".join(read_json(file))
     # squeue fails where it knows none of the jobs any more: then none is in the queue.
-    queue = ["squeue", "--noheader", "--format=%A", f"--jobs={identifiers}"]
+    queue = ["squeue", "--noheader", "--format=%F", f"--jobs={identifiers}"]
     shown = subprocess.run(queue, capture_output=True, text=True, check=False).stdout.split()
     if shown:
         jobs = " ".join(sorted(set(shown)))
@@ -133,16 +134,16 @@ def submit(
         options = {**options, "gpus_per_node": 1}
     stages: list[tuple[str, list[Callable[[], Any]], str]] = []
     if needs_images(benchmark):
-        stages.append(("preprocess", [_Call(preprocessing_job, folder)], "afterok"))
+        stages.append(("preprocess", [partial(preprocessing_job, folder)], "afterok"))
     if trainings:
         stages.append(("train", list(trainings), "afterany"))
-    stages.append(("compare", [_Call(comparison_job, folder)], "afterany"))
+    stages.append(("compare", [partial(comparison_job, folder)], "afterany"))
 
     submitted: list[str] = []
     dependency: str | None = None
     for name, calls, next_condition in stages:
         job = {"job_name": f"{folder.name}-{name}", **options}
-        job |= {"dependency": dependency} if dependency is not None else {}
+        job |= {"dependency": dependency, "kill_on_invalid_dep": "yes"} if dependency is not None else {}
         jobs = _submit_stage(_executor(folder, parallel, job, cluster), calls)
         identifier = jobs[0].job_id.split("_")[0]
         submitted.append(identifier)
@@ -152,16 +153,6 @@ def submit(
             for job in jobs:
                 job.wait()
     return submitted
-
-
-class _Call:
-    """A function of the folder, picklable by name."""
-
-    def __init__(self, function: Callable[[Path], None], folder: Path) -> None:
-        self.function, self.folder = function, folder
-
-    def __call__(self) -> None:
-        self.function(self.folder)
 
 
 def _executor(folder: Path, parallel: int | None, options: Mapping[str, Any], cluster: Cluster) -> Any:

@@ -22,14 +22,25 @@ pytestmark = pytest.mark.fast
 FINISH = """
 import os, pathlib, sys, time
 (folder,) = map(pathlib.Path, sys.argv[1:])
-(folder / "validation").mkdir(parents=True)
+(folder / "validation").mkdir(parents=True, exist_ok=True)
 (folder / "environment").write_text(f"{os.getpid()} {time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")
 time.sleep(0.1)
 for name in ("checkpoint_final.pth", "validation/summary.json"):
     (folder / name).touch()
 """
 BREAK = "import sys; print('Traceback'); sys.exit('ValueError: out of luck')"
-FILL = "import os, errno, sys; sys.exit(f'cannot write x ({os.strerror(errno.ENOSPC)})')"
+FULL = (
+    "import os, errno, sys; sys.exit(os.strerror(errno.ENOSPC))",
+    """
+from pathlib import Path
+import sys, torch
+from nnunetv2_semisup.training.checkpoint import save_with_section
+folder = Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "checkpoint_latest.pth.tmp").symlink_to("/dev/full")
+save_with_section(lambda stream: torch.save({}, stream), folder / "checkpoint_latest.pth", {})
+""",
+)
 
 
 @pytest.fixture
@@ -110,8 +121,9 @@ def test_gpus_are_those_that_are_visible(monkeypatch):
     assert gpu_slots("cpu", 2) == [{}, {}]
 
 
-def test_a_full_disk_stops_with_one_line_and_the_same_command_goes_on(benchmark, commands):
-    commands[benchmark.runs[1].name] = FILL
+@pytest.mark.parametrize("full", FULL)
+def test_a_full_disk_stops_with_one_line_and_the_same_command_goes_on(benchmark, commands, full):
+    commands[benchmark.runs[1].name] = full
     with pytest.raises(SemiSupervisedError, match=r"the disk is full: .*make room and type the same command") as error:
         run(benchmark)
     assert "\n" not in str(error.value)

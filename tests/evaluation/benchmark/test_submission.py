@@ -61,7 +61,7 @@ def test_jobs_stand_in_the_order_of_what_depends_on_what(workspace, scripts):
     assert submit(benchmark, "cuda", 3, slurm_options(PARAMETERS)) == ["100", "101", "102"]
     preprocess, train, compare = (options(scripts / f"{number}.sh") for number in (100, 101, 102))
     assert "dependency" not in preprocess
-    assert train["dependency"] == "afterok:100"
+    assert (train["dependency"], train["kill-on-invalid-dep"]) == ("afterok:100", "yes")
     assert compare["dependency"] == "afterany:101"
     assert train["array"] == "0-7%3"
     assert "array" not in {**preprocess, **compare}
