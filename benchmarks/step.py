@@ -3,8 +3,8 @@
     python benchmarks/step.py -d 804 -c 3d_fullres --split first4 -device cpu -o docs/reference/results/step_cpu.csv
 
 nnUNet_preprocessed must hold the dataset, planned and with unlabelled cases. Every arm runs in a process of its own,
-in turn, `--rounds` times; medians are printed. "Samples" are patches through the network: labelled and unlabelled
-ones with gradient, and a teacher's without.
+in turn, `--rounds` times; medians are printed. "Samples" are patches through a network: labelled and unlabelled ones
+with gradient, and a teacher's without. The EMA update is timed by itself, after the steps.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from typing import Any
 
 import torch
 
+from nnunetv2_semisup.networks.ema import update_teacher
+from nnunetv2_semisup.networks.features import unwrapped
+
 FULL = {"schedule": {"warmup": 0.0, "ramp": 0.0}}
 OWN = {**FULL, "teacher": {"source": "own"}}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -34,6 +37,11 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "mireg": ("nnUNetTrainerMIReg", FULL),
     "mireg, consistency only": ("nnUNetTrainerMIReg", {**FULL, "mi": {"weight": 0.0}}),
     "mireg, own view": ("nnUNetTrainerMIReg", OWN),
+    "meanteacher": ("nnUNetTrainerMeanTeacher", FULL),
+    "uamt": ("nnUNetTrainerUAMT", FULL),
+    "cps": ("nnUNetTrainerCPS", FULL),
+    "fixmatch": ("nnUNetTrainerFixMatch", FULL),
+    "entropymin": ("nnUNetTrainerEntropyMin", FULL),
 }
 
 
@@ -70,11 +78,29 @@ def measure(arm: str, args: argparse.Namespace) -> dict[str, float]:
             torch.cuda.synchronize()
         if step >= args.warmup:
             seconds.append(time.perf_counter() - start)
-    samples = float(trainer.batch_size)
-    if name == "nnUNetTrainerMIReg":
-        unlabeled = trainer.settings.data.batch_size
-        samples += 2 * unlabeled
-    return {"seconds": statistics.median(seconds), "samples": samples, "bytes": _memory(device, peak=True) - before}
+    peak = _memory(device, peak=True) - before
+    all_steps = args.warmup + args.steps
+    cost = trainer.cost if hasattr(trainer, "cost") else None
+    return {
+        "seconds": statistics.median(seconds),
+        "samples": cost.samples / all_steps if cost else trainer.batch_size,
+        "gradient": cost.gradient_samples / all_steps if cost else trainer.batch_size,
+        "bytes": peak,
+        "ema": _ema_update(trainer, device),
+    }
+
+
+def _ema_update(trainer: Any, device: torch.device, repeats: int = 20) -> float:
+    """Seconds of one update of the teacher; 0 where there is none."""
+    teacher = getattr(trainer, "teacher", None)
+    if teacher is None:
+        return 0.0
+    start = time.perf_counter()
+    for step in range(repeats):
+        update_teacher(teacher, unwrapped(trainer.network), 0.99, step + 1)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
 
 
 class _Cycle:
@@ -126,6 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="beside stock")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
@@ -133,7 +160,7 @@ def main() -> None:
     if args.arm:
         print(json.dumps(measure(args.arm, args)))
         return
-    runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in dict.fromkeys(["stock", *args.arms])}
     for _ in range(args.rounds):
         for arm, measured in runs.items():
             measured.append(in_a_process(arm))
@@ -144,14 +171,17 @@ def main() -> None:
     base = medians["stock"]
     rows = []
     for arm, value in medians.items():
-        per_sample = value["seconds"] / value["samples"] / (base["seconds"] / base["samples"])
+        per = {key: value["seconds"] / value[key] / (base["seconds"] / base[key]) for key in ("samples", "gradient")}
         rows.append(
             {
                 "arm": arm,
                 "samples a step": f"{value['samples']:.0f}",
+                "with gradient": f"{value['gradient']:.0f}",
                 "seconds a step": f"{value['seconds']:.3f}",
                 "step / stock": f"{value['seconds'] / base['seconds']:.2f}",
-                "per sample / stock": f"{per_sample:.2f}",
+                "per sample / stock": f"{per['samples']:.2f}",
+                "per gradient sample / stock": f"{per['gradient']:.2f}",
+                "EMA update / step": f"{value['ema'] / value['seconds']:.3f}",
                 "peak MB above start": f"{value['bytes'] / 1e6:.0f}",
                 "peak / stock": f"{value['bytes'] / base['bytes']:.2f}",
             }
