@@ -251,9 +251,9 @@ def _method() -> list[str]:
         paragraph(
             "Differences are taken case by case between runs with the same seed. The interval adds two sources of "
             "chance: other cases (studentised bootstrap) and other seeds (Student's t with one degree of freedom less "
-            "than seeds). In simulations it holds the true difference in 93 % of the repetitions or more; with two or three "
-            "seeds it is rather too wide. The interval of the share of the gap holds every share that the differences "
-            "do not rule out."
+            "than seeds). In simulations it holds the true difference in 93 % of the repetitions or more; with two or "
+            "three seeds it is rather too wide. The interval of the share of the gap holds every share that the "
+            "differences do not rule out."
         ),
     ]
 
