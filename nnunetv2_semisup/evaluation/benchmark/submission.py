@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -60,6 +61,8 @@ def preprocessing_job(folder: Path) -> None:
 
 def comparison_job(folder: Path) -> None:
     """The comparison of what is finished, on a node."""
+    # submitit ignores SIGTERM. So would the workers that are forked here, and nobody could end them.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     benchmark = read_benchmark(folder)
     print(summary(benchmark))
     compare(benchmark)
