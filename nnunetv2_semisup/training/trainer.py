@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -41,6 +42,8 @@ from nnunetv2_semisup.visualization.run_log import plot_run_log
 
 GRADIENT_CLIP = 12
 """nnU-Net's own bound on the gradient norm, used for the heads as well."""
+FINAL = "checkpoint_final.pth"
+"""nnU-Net's name of the last checkpoint, whose weights are in the network when a training ends."""
 HEAD_LEARNING_RATE = 1e-3
 """Of the heads' AdamW. Under nnU-Net's SGD they stay near uniform and their terms are dead."""
 
@@ -97,6 +100,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._first_of_epoch = True
         self._rounds: Rounds | None = None
         self._session_start = 0
+        self._weights_of = FINAL
 
     @classmethod
     def method(cls) -> str:
@@ -412,6 +416,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.optimizer_steps = section["optimizer_steps"]
         vars(self.cost).update(section["cost"])
         self._restored = section if self.continues else None
+        self._weights_of = Path(str(filename_or_checkpoint)).name
 
     def _continued(self, stored: dict[str, Any]) -> Settings:
         """The stored, resolved settings; only a larger number of epochs is taken from the plans."""
@@ -431,12 +436,22 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         with sigterm_unwinds():
             try:
                 super().run_training()
+                self._weights_of = FINAL
             finally:
                 if self.run_log is not None:
                     self.run_log.close()
                 for loader in (self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val):
                     if loader is not None:
                         stop_loader(loader)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation, with a record of which checkpoint predicted."""
+        record = Path(self.output_folder) / "validation" / "semisup_validation.json"
+        if self.local_rank == 0:
+            record.unlink(missing_ok=True)
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            record.write_text(json.dumps({"checkpoint": self._weights_of}))
 
 
 def _to(target: Any, device: torch.device) -> Any:
