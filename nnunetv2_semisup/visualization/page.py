@@ -38,6 +38,7 @@ pre { background: var(--surface); padding: 1rem 1.1rem; border-radius: 6px; over
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
 th, td { text-align: right; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+td:first-child { white-space: normal; min-width: 18ch; max-width: 44ch; overflow-wrap: anywhere; }
 thead th { color: var(--muted); font-weight: 500; font-size: .86rem; }
 td.best { font-weight: 650; color: var(--accent); }
 .grid { display: grid; gap: 1.4rem 1.6rem; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); }
