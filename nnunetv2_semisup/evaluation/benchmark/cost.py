@@ -30,7 +30,7 @@ class Cost:
 
     epochs: int
     samples: int
-    """Patches through a network, with and without gradient, in all training steps."""
+    """Patches through a network, with and without gradient, in all training steps; not those of sliding windows."""
     relative: float
     """The same, as a multiple of a stock training of the same length."""
 

@@ -56,12 +56,16 @@ def test_the_estimate_is_what_a_training_counts(in_toy, method):
     section["data"]["split"] = None
     trainer = in_toy.trainer(run.trainer, {"method": method, **section}, plans_name=f"cost_{method}")
     trainer.on_train_start()
+    counted = 0
     try:
         for epoch in range(3):
             trainer.current_epoch = epoch
+            # Predicts pseudo-labels where a round begins, which is no training step.
+            trainer.on_epoch_start()
             trainer.on_train_epoch_start()
+            before = trainer.cost.samples
             trainer.train_step(next(trainer.dataloader_train))
-        counted = trainer.cost.samples
+            counted += trainer.cost.samples - before
     finally:
         trainer.on_train_end()
     assert counted == cost_of(request, run).samples
