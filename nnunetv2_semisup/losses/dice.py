@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from nnunetv2_semisup.losses.masking import masked
@@ -11,7 +14,12 @@ _SMOOTH = 1e-5
 """As in nnU-Net: a class that neither map holds scores a Dice of 1."""
 
 
-def soft_dice_loss(p: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+def soft_dice_loss(
+    p: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """1 minus the soft Dice of every channel over batch and space, averaged over channels, in [0, 1].
 
     Milletari et al., V-Net, 3DV 2016, with the sums of nnU-Net: 2 sum(p t) / (sum(p) + sum(t)). Batch and space are
@@ -22,6 +30,7 @@ def soft_dice_loss(p: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
         p: probabilities [B, C, *S].
         target: of the same shape, probabilities or 0 and 1; no gradient is wanted through it.
         mask: [B, 1, *S] or [B, C, *S], bool or 0/1; voxels outside do not count. None: all count.
+        reduce: sums a tensor over all processes, with gradient, so that the batch is that of all; None: one process.
 
     Returns:
         A scalar of at least float32. Without a valid voxel a zero that is attached to the graph.
@@ -40,6 +49,7 @@ def soft_dice_loss(p: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     with without_autocast(p):
         p, target = masked(full_precision(p), mask), masked(full_precision(target), mask)
         axes = [axis for axis in range(p.ndim) if axis != 1]
-        both = (p * target).sum(axes)
-        dice = (2 * both + _SMOOTH) / (p.sum(axes) + target.sum(axes) + _SMOOTH)
+        sums = torch.stack([(p * target).sum(axes), p.sum(axes) + target.sum(axes)])
+        both, either = sums if reduce is None else reduce(sums)
+        dice = (2 * both + _SMOOTH) / (either + _SMOOTH)
         return 1 - dice.mean()

@@ -62,7 +62,7 @@ class FixMatch(Regularizer):
             "agreement": overlap(self.facts, logits.detach(), teacher_logits, seen),
             "confident": own.share(step.valid),
         }
-        return Outcome(pseudo_label_terms(self.facts, logits, own.mixed(mix, truth), valid), signs)
+        return Outcome(pseudo_label_terms(self.facts, logits, own.mixed(mix, truth), valid, step.reduce), signs)
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse, and a teacher that is never confident."""

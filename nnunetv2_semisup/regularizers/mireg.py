@@ -19,7 +19,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHeads, HeadKind
-from nnunetv2_semisup.regularizers.base import Facts, Labeled, Outcome, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
 from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
@@ -172,22 +172,22 @@ class MIReg(Regularizer):
             terms[name] = loss
             signs[f"{name}_nats"] = -loss.detach()
             signs[f"{name}_entropy"] = entropy
-        terms |= self._output_terms(logits, target_logits, valid, mix, step.labeled)
+        terms |= self._output_terms(logits, target_logits, valid, mix, step)
         signs["foreground"] = foreground_share(self.facts, logits.detach(), shared)
         signs["agreement"] = overlap(self.facts, logits.detach(), target_logits, shared)
         return Outcome(terms, signs)
 
     def _output_terms(
-        self, logits: Tensor, target_logits: Tensor, valid: Tensor | None, mix: Mix | None, labeled: Labeled
+        self, logits: Tensor, target_logits: Tensor, valid: Tensor | None, mix: Mix | None, step: Step
     ) -> dict[str, Tensor]:
         """Consistency and pseudo-label terms of positive weight, of mixed patches against mixed targets."""
         target = self.facts.probabilities(target_logits)
         labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label.threshold)
         if mix is not None:
-            truth, known = self.facts.truth(labeled.target, target.shape[1])
+            truth, known = self.facts.truth(step.labeled.target, target.shape[1])
             target, labels = mix(target, truth), labels.mixed(mix, truth)
             valid = mix(torch.ones_like(mix.own) if valid is None else valid, known)
-        terms = pseudo_label_terms(self.facts, logits, labels, valid)
+        terms = pseudo_label_terms(self.facts, logits, labels, valid, step.reduce)
         terms["consistency"] = mse_consistency(self.facts.probabilities(logits), target, valid)
         return {name: term for name, term in terms.items() if self._weights[name] > 0}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,13 @@ class PseudoLabels:
         return masked_mean(self.confident.float(), valid)
 
 
-def pseudo_label_terms(facts: Facts, logits: Tensor, labels: PseudoLabels, valid: Tensor | None) -> dict[str, Tensor]:
+def pseudo_label_terms(
+    facts: Facts,
+    logits: Tensor,
+    labels: PseudoLabels,
+    valid: Tensor | None,
+    reduce: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
     """Unweighted terms of logits [B, C, *spatial] against pseudo-labels, by the names in TERMS."""
     confident = labels.confident if valid is None else labels.confident & valid
     p, target = facts.probabilities(logits), labels.target
@@ -67,6 +74,6 @@ def pseudo_label_terms(facts: Facts, logits: Tensor, labels: PseudoLabels, valid
         p, target = p[:, 1:], target[:, 1:]
     values = (
         cross_entropy(logits, labels.target, valid, labels.confident.float(), facts.has_regions),
-        soft_dice_loss(p, target, confident),
+        soft_dice_loss(p, target, confident, reduce),
     )
     return dict(zip(TERMS, values, strict=True))

@@ -64,7 +64,7 @@ class SelfTraining(Regularizer):
             p, wanted = p[:, 1:], target[:, 1:]
         terms = {
             "pseudo_cross_entropy": cross_entropy(logits, target, inside, regions=self.facts.has_regions),
-            "pseudo_dice": soft_dice_loss(p, wanted, inside),
+            "pseudo_dice": soft_dice_loss(p, wanted, inside, step.reduce),
         }
         signs = {
             "foreground": foreground_share(self.facts, logits.detach(), step.valid),

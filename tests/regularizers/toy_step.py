@@ -49,6 +49,7 @@ def step_of(
     peer: nn.Module | None = None,
     labeled: Labeled | None = None,
     progress: float = 0.5,
+    stored: Tensor | None = None,
 ) -> Step:
     if regularizer.ema_decay is not None and teacher is None:
         teacher = make_teacher(network)
@@ -57,6 +58,8 @@ def step_of(
         with torch.no_grad():
             return forward_with_features(teacher, x, taps)
 
+    if regularizer.rounds is not None and stored is None:
+        stored = pseudo_label(regularizer.facts, len(views[0]))
     if regularizer.needs_peer and peer is None:
         peer = network_of(regularizer.facts.dim, seed=9)
     return Step(
@@ -66,7 +69,7 @@ def step_of(
         teacher=None if regularizer.ema_decay is None else teach,
         peer=None if peer is None else partial(forward_with_features, peer),
         labeled=labeled_batch(regularizer.facts) if labeled is None else labeled,
-        pseudo_label=None if regularizer.rounds is None else pseudo_label(regularizer.facts, len(views[0])),
+        pseudo_label=stored,
         progress=progress,
         generator=torch.Generator().manual_seed(seed),
         reduce=reduce,

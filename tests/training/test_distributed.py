@@ -12,8 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
-from tests.regularizers.toy_step import build, facts_of, network_of, random_views, step_of
+from tests.regularizers.toy_step import build, facts_of, network_of, pseudo_label, random_views, step_of
 
+SAME_DRAWS = {
+    "fixmatch": {"mixing": {"share": 0.0}, "pseudo_label": {"threshold": 0.0}},
+    "uamt": {"uncertainty": {"noise": 0.0, "start": 1.0, "end": 1.0}},
+}
+"""A process draws for its own samples alone: settings that leave nothing to the draw, and no voxel out."""
 METHODS = [method for method, trainer in sorted(methods().items()) if trainer_class(trainer).regularizers]
 
 
@@ -21,12 +26,13 @@ def gradients(method: str, samples: slice, wrap: bool) -> list[torch.Tensor]:
     """One step as the engine does it: forwards beside the wrapper, one backward, one average."""
     network = network_of()
     rank = distributed.get_rank() if wrap else 0
-    regularizer = build(method, facts_of(network, mirror_axes=()), seed=rank)
+    regularizer = build(method, facts_of(network, mirror_axes=()), SAME_DRAWS.get(method), seed=rank)
     broadcast(regularizer)
     wrapped = DistributedDataParallel(network) if wrap else network
-    views = tuple(view[samples] for view in random_views(batch=4))
+    views = tuple(view[samples] for view in random_views(batch=4)[: len(regularizer.views)])
+    stored = pseudo_label(regularizer.facts, batch=4)[samples].clamp_min(0)
     teacher = make_teacher(network_of(seed=1))
-    step = step_of(network, regularizer, views, teacher=teacher, reduce=summed)
+    step = step_of(network, regularizer, views, teacher=teacher, reduce=summed, stored=stored)
     terms = regularizer(step).terms
     sum(regularizer.weights[name] * term for name, term in terms.items()).backward()
     parameters = [*wrapped.parameters(), *regularizer.parameters()]
