@@ -18,7 +18,7 @@ def mse_consistency(p: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
     Args:
         p: probabilities [B, C, *S], softmax or sigmoid.
         q: probabilities of the same shape, aligned with p.
-        mask: [B, 1, *S], bool or 0/1; voxels outside do not count. None: all count.
+        mask: [B, 1, *S] or [B, C, *S], bool or 0/1; what is outside does not count. None: all count.
 
     Returns:
         A scalar of at least float32. Without a valid voxel a zero that is attached to the graph.

@@ -28,6 +28,12 @@ def test_a_numeric_mask_counts_like_a_boolean_one():
     assert torch.equal(mse_consistency(p, q, mask), mse_consistency(p, q, mask.float()))
 
 
+def test_a_mask_may_have_a_channel_for_each_class():
+    p, q = maps(2, 3, 4, 4), maps(2, 3, 4, 4, seed=1)
+    mask = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(2)) > 0.5
+    assert mse_consistency(p, q, mask).item() == pytest.approx((p - q)[mask].square().mean().item(), abs=1e-12)
+
+
 def test_bounds_and_symmetry():
     p, q = torch.eye(2).double()[None].reshape(1, 2, 2), torch.eye(2).double().flip(0).reshape(1, 2, 2)
     assert mse_consistency(p, p).item() == 0
@@ -81,4 +87,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one shape"):
         mse_consistency(torch.rand(1, 2, 4), torch.rand(1, 3, 4))
     with pytest.raises(ValueError, match="mask"):
-        mse_consistency(torch.rand(1, 2, 4), torch.rand(1, 2, 4), torch.ones(1, 2, 4))
+        mse_consistency(torch.rand(1, 2, 4), torch.rand(1, 2, 4), torch.ones(1, 3, 4))
