@@ -50,6 +50,6 @@ def soft_dice_loss(
         p, target = masked(full_precision(p), mask), masked(full_precision(target), mask)
         axes = [axis for axis in range(p.ndim) if axis != 1]
         sums = torch.stack([(p * target).sum(axes), p.sum(axes) + target.sum(axes)])
-        both, either = sums if reduce is None else reduce(sums)
-        dice = (2 * both + _SMOOTH) / (either + _SMOOTH)
-        return 1 - dice.mean()
+        if reduce is not None:
+            sums = reduce(sums)
+        return 1 - ((2 * sums[0] + _SMOOTH) / (sums[1] + _SMOOTH)).mean()
