@@ -13,8 +13,10 @@ from tests.workspace import Workspace, make_workspace
 torch.set_num_threads(1)
 # nnU-Net draws its progress at the end of every epoch, which at full size takes longer than an epoch of the tests.
 matplotlib.rcParams["savefig.dpi"] = 20
-# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start as well.
+# Tests in the background ignore Ctrl-C, those under nohup the end of the terminal, and so does all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -152,6 +152,8 @@ def test_worker_processes(in_toy, name):
 @pytest.mark.parametrize("name", TRAINERS)
 def test_compiled_features_call(in_toy, name, monkeypatch):
     """nnU-Net does not compile on CPU; with the eager backend the same graph is captured, in one piece."""
+    # Each training of these tests counts as a recompilation, of which dynamo allows a few for one function.
+    torch._dynamo.reset()
     graphs: list[Any] = []
 
     def backend(graph: Any, inputs: Any) -> Any:
