@@ -9,21 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nnunetv2_semisup.configuration.settings import Count, Section, SemiSupervisedSettings, Share, Weight
+from nnunetv2_semisup.configuration.settings import Count, Section, Share, Weight
 from nnunetv2_semisup.data.geometry import draw_geometry
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.losses.entropy import shannon_entropy
 from nnunetv2_semisup.losses.masking import masked_mean
-from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Outcome, Step
+from nnunetv2_semisup.regularizers.meanteacher import MeanTeacher, MeanTeacherSettings
 from nnunetv2_semisup.regularizers.ramp import gaussian_ramp
 from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
-from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
-
-
-class ConsistencySettings(Section):
-    """Agreement of student and teacher where the teacher is certain."""
-
-    weight: Weight = Field(description="Weight of the mean squared difference over the certain voxels.")
 
 
 class UncertaintySettings(Section):
@@ -38,15 +32,13 @@ class UncertaintySettings(Section):
     end: Share = Field(description="The same at its end.")
 
 
-class UAMTSettings(SemiSupervisedSettings):
+class UAMTSettings(MeanTeacherSettings):
     """Settings of nnUNetTrainerUAMT."""
 
-    consistency: ConsistencySettings
     uncertainty: UncertaintySettings
-    teacher: EMATeacherSettings
 
 
-class UAMT(Regularizer):
+class UAMT(MeanTeacher):
     """Mean squared difference to an EMA teacher on the voxels where T noisy teacher passes agree.
 
     Yu et al., "Uncertainty-aware self-ensembling model", MICCAI 2019, equations 2 to 4. Uncertainty is the entropy of
@@ -57,16 +49,6 @@ class UAMT(Regularizer):
 
     Settings = UAMTSettings
     sign_names = ("foreground", "agreement", "certain")
-
-    def __init__(self, settings: UAMTSettings, facts: Facts) -> None:
-        """It has no heads."""
-        super().__init__(settings, facts)
-        self.ema_decay = settings.teacher.decay
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """One term."""
-        return {"consistency": self.settings.consistency.weight}
 
     def forward(self, step: Step) -> Outcome:
         """The difference to the teacher's plain answer on the certain voxels."""
