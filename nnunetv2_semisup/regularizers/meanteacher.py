@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -34,8 +35,8 @@ class MeanTeacher(Regularizer):
     alone are compared.
     """
 
-    Settings = MeanTeacherSettings
-    sign_names = ("foreground", "agreement")
+    Settings: ClassVar[type[SemiSupervisedSettings]] = MeanTeacherSettings
+    sign_names: Sequence[str] = ("foreground", "agreement")
 
     def __init__(self, settings: MeanTeacherSettings, facts: Facts) -> None:
         """It has no heads."""
