@@ -103,7 +103,10 @@ def write_csv(fold: Path, file: Path) -> None:
 
 def call(*command: str) -> None:
     print("$", " ".join(command), flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL if "preprocess" in command else None)
+    # A planner gives torch as many threads as this variable says, and torch takes no 0.
+    workers = {"nnUNet_n_proc_DA": "0" if command[0] == "nnUNetv2_train" else "1"}
+    quiet = subprocess.DEVNULL if "preprocess" in command else None
+    subprocess.run(command, check=True, stdout=quiet, env=os.environ | workers)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -112,7 +115,6 @@ def run(args: argparse.Namespace) -> None:
         os.environ[f"nnUNet_{variable}"] = str(work / variable)
         (work / variable).mkdir(parents=True, exist_ok=True)
     os.environ["nnUNet_raw"] = str(args.data.resolve())
-    os.environ["nnUNet_n_proc_DA"] = "0"
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shims = subprocess.run(["nnUNetv2_semisup", "trainers"], check=True, capture_output=True, text=True)
     os.environ["nnUNet_extTrainer"] = shims.stdout.strip()

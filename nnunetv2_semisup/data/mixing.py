@@ -35,6 +35,10 @@ class Mix:
         ]
         return torch.where(self.own, unlabeled, torch.stack(others))
 
+    def valid(self, unlabeled: Tensor | None, labeled: Tensor) -> Tensor:
+        """Where mixed patches count: masks [B, 1, *S], None for everywhere, and [L, 1, *S], mixed."""
+        return self(torch.ones_like(self.own) if unlabeled is None else unlabeled, labeled)
+
 
 def draw_mix(
     batch_size: int,

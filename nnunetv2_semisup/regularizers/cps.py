@@ -9,7 +9,7 @@ from pydantic import Field
 from nnunetv2_semisup.configuration.settings import Section, SemiSupervisedSettings, Weight
 from nnunetv2_semisup.losses.cross_entropy import cross_entropy
 from nnunetv2_semisup.regularizers.base import Outcome, Regularizer, Step
-from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
+from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
 
 
 class CrossSettings(Section):
@@ -36,7 +36,7 @@ class CPS(Regularizer):
     Settings = CPSSettings
     views = ("stock",)
     needs_peer = True
-    sign_names = ("foreground", "agreement")
+    sign_names = AGREEMENT
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -55,11 +55,7 @@ class CPS(Regularizer):
             cross_entropy(logits, self.facts.answer(other.detach()), step.valid, regions=regions)
             for logits, other in pairs
         ]
-        signs = {
-            "foreground": foreground_share(self.facts, first.detach(), step.valid),
-            "agreement": overlap(self.facts, first.detach(), second.detach(), step.valid),
-        }
-        return Outcome({"cross": terms[0] + terms[1]}, signs)
+        return Outcome({"cross": terms[0] + terms[1]}, agreement(self.facts, first, second, step.valid))
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse of the first network."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
-from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
+from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
 from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 
 
@@ -33,7 +31,7 @@ class FixMatch(Regularizer):
 
     Settings = FixMatchSettings
     views = ("plain", "strong")
-    sign_names = ("foreground", "agreement", "confident")
+    sign_names = (*AGREEMENT, "confident")
 
     def __init__(self, settings: FixMatchSettings, facts: Facts) -> None:
         """It has no heads."""
@@ -54,14 +52,10 @@ class FixMatch(Regularizer):
         own = PseudoLabels.of(self.facts, teacher_logits, self.settings.pseudo_label.threshold)
         mix = self.settings.mixing.draw(step)
         truth, known = self.facts.truth(step.labeled.target, own.target.shape[1])
-        valid = mix(torch.ones_like(mix.own) if step.valid is None else step.valid, known)
+        valid = mix.valid(step.valid, known)
         logits, _ = step.student(mix(strong, step.labeled.images), ())
-        seen = valid & mix.own
-        signs = {
-            "foreground": foreground_share(self.facts, logits.detach(), seen),
-            "agreement": overlap(self.facts, logits.detach(), teacher_logits, seen),
-            "confident": own.share(step.valid),
-        }
+        signs = agreement(self.facts, logits, teacher_logits, valid & mix.own)
+        signs["confident"] = own.share(step.valid)
         return Outcome(pseudo_label_terms(self.facts, logits, own.mixed(mix, truth), valid, step.reduce), signs)
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:

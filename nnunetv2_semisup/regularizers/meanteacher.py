@@ -10,7 +10,7 @@ from pydantic import Field
 from nnunetv2_semisup.configuration.settings import Section, SemiSupervisedSettings, Weight
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
-from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
+from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
 from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 
 
@@ -36,7 +36,7 @@ class MeanTeacher(Regularizer):
     """
 
     Settings: ClassVar[type[SemiSupervisedSettings]] = MeanTeacherSettings
-    sign_names: Sequence[str] = ("foreground", "agreement")
+    sign_names: Sequence[str] = AGREEMENT
 
     def __init__(self, settings: MeanTeacherSettings, facts: Facts) -> None:
         """It has no heads."""
@@ -55,11 +55,7 @@ class MeanTeacher(Regularizer):
         target, _ = step.teacher(first, ())
         logits, _ = step.student(second, ())
         term = mse_consistency(self.facts.probabilities(logits), self.facts.probabilities(target), step.valid)
-        signs = {
-            "foreground": foreground_share(self.facts, logits.detach(), step.valid),
-            "agreement": overlap(self.facts, logits.detach(), target, step.valid),
-        }
-        return Outcome({"consistency": term}, signs)
+        return Outcome({"consistency": term}, agreement(self.facts, logits, target, step.valid))
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse."""

@@ -21,8 +21,9 @@ from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_
 from nnunetv2_semisup.networks.heads import ClusterHeads, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
-from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
-from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
+from nnunetv2_semisup.regularizers.pseudo_labels import TERMS, PseudoLabels, PseudoLabelSettings, pseudo_label_terms
+from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
+from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 
 BOTTLENECK = 0
 Output = tuple[Tensor, Sequence[Tensor]]
@@ -70,13 +71,12 @@ class ViewSettings(Section):
     trained: View = Field(description="Of the view that learns from it.")
 
 
-class TeacherSettings(Section):
+class TeacherSettings(EMATeacherSettings):
     """What the trained view is compared with."""
 
     source: Literal["own", "ema"] = Field(
         description='"own": the network\'s own other view (the paper). "ema": an EMA teacher (the paper\'s "MI + MT").'
     )
-    decay: Annotated[float, Field(ge=0, lt=1)] = Field(description="Decay of the EMA teacher.")
 
 
 class MIRegSettings(SemiSupervisedSettings):
@@ -117,7 +117,7 @@ class MIReg(Regularizer):
         self._weights |= {"consistency": settings.consistency.weight, **settings.pseudo_label.weights}
         self.views = (settings.views.reference, settings.views.trained)
         self.sign_names = [f"{_term(tap)}_{what}" for tap in self.taps for what in ("nats", "entropy")]
-        self.sign_names += ["foreground", "agreement"]
+        self.sign_names += AGREEMENT
         self.heads = nn.ModuleDict(
             {
                 _term(tap): ClusterHeads(facts.levels.channels[tap], mi.clusters, mi.sub_heads, mi.head, facts.dim)
@@ -173,8 +173,7 @@ class MIReg(Regularizer):
             signs[f"{name}_nats"] = -loss.detach()
             signs[f"{name}_entropy"] = entropy
         terms |= self._output_terms(logits, target_logits, valid, mix, step)
-        signs["foreground"] = foreground_share(self.facts, logits.detach(), shared)
-        signs["agreement"] = overlap(self.facts, logits.detach(), target_logits, shared)
+        signs |= agreement(self.facts, logits, target_logits, shared)
         return Outcome(terms, signs)
 
     def _output_terms(
@@ -186,10 +185,14 @@ class MIReg(Regularizer):
         if mix is not None:
             truth, known = self.facts.truth(step.labeled.target, target.shape[1])
             target, labels = mix(target, truth), labels.mixed(mix, truth)
-            valid = mix(torch.ones_like(mix.own) if valid is None else valid, known)
-        terms = pseudo_label_terms(self.facts, logits, labels, valid, step.reduce)
-        terms["consistency"] = mse_consistency(self.facts.probabilities(logits), target, valid)
-        return {name: term for name, term in terms.items() if self._weights[name] > 0}
+            valid = mix.valid(valid, known)
+        terms: dict[str, Tensor] = {}
+        if any(self._weights[name] > 0 for name in TERMS):
+            found = pseudo_label_terms(self.facts, logits, labels, valid, step.reduce)
+            terms |= {name: term for name, term in found.items() if self._weights[name] > 0}
+        if self._weights["consistency"] > 0:
+            terms["consistency"] = mse_consistency(self.facts.probabilities(logits), target, valid)
+        return terms
 
     def _outputs(self, step: Step, reference: Tensor, trained: Tensor) -> tuple[Output, Output]:
         """Logits and features of both views."""

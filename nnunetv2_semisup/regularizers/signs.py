@@ -7,6 +7,9 @@ from torch import Tensor
 from nnunetv2_semisup.losses.masking import masked, masked_mean
 from nnunetv2_semisup.regularizers.base import Facts
 
+AGREEMENT = ("foreground", "agreement")
+"""Signs of a network that is compared with another: share of foreground, and overlap of the two foregrounds."""
+
 MOST_FOREGROUND = 0.95
 """Share of predicted foreground above which a training counts as collapsed: images have some background."""
 
@@ -20,6 +23,13 @@ def overlap(facts: Facts, first: Tensor, second: Tensor, valid: Tensor | None) -
     """Dice overlap of the foregrounds that two logits [B, C, *spatial] predict, over the batch; 0 if both are empty."""
     ours, theirs = (masked(facts.foreground(logits).float(), valid) for logits in (first, second))
     return 2 * (ours * theirs).sum() / (ours.sum() + theirs.sum()).clamp_min(1)
+
+
+def agreement(facts: Facts, logits: Tensor, other: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
+    """The signs named in AGREEMENT: what these logits predict, and how far `other`, of the same patches, agrees."""
+    logits, other = logits.detach(), other.detach()
+    values = foreground_share(facts, logits, valid), overlap(facts, logits, other, valid)
+    return dict(zip(AGREEMENT, values, strict=True))
 
 
 def mean_confidence(facts: Facts, logits: Tensor, valid: Tensor | None) -> Tensor:

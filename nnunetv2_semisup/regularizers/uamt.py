@@ -17,7 +17,7 @@ from nnunetv2_semisup.losses.masking import masked_mean
 from nnunetv2_semisup.regularizers.base import Outcome, Step
 from nnunetv2_semisup.regularizers.meanteacher import MeanTeacher, MeanTeacherSettings
 from nnunetv2_semisup.regularizers.ramp import gaussian_ramp
-from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, overlap
+from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
 
 
 class UncertaintySettings(Section):
@@ -48,7 +48,7 @@ class UAMT(MeanTeacher):
     """
 
     Settings = UAMTSettings
-    sign_names = ("foreground", "agreement", "certain")
+    sign_names = (*AGREEMENT, "certain")
 
     def forward(self, step: Step) -> Outcome:
         """The difference to the teacher's plain answer on the certain voxels."""
@@ -59,11 +59,8 @@ class UAMT(MeanTeacher):
         counted = certain if step.valid is None else certain & step.valid
         logits, _ = step.student(second, ())
         p, target = self.facts.probabilities(logits), self.facts.probabilities(target_logits)
-        signs = {
-            "foreground": foreground_share(self.facts, logits.detach(), step.valid),
-            "agreement": overlap(self.facts, logits.detach(), target_logits, step.valid),
-            "certain": masked_mean(certain.float(), step.valid),
-        }
+        signs = agreement(self.facts, logits, target_logits, step.valid)
+        signs["certain"] = masked_mean(certain.float(), step.valid)
         return Outcome({"consistency": mse_consistency(p, target, counted)}, signs)
 
     def _uncertainty(self, step: Step) -> Tensor:
