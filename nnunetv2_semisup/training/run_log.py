@@ -39,8 +39,8 @@ class EpochMeans:
 class RunLog:
     """One row an epoch in the fold's folder. Cells are finite numbers or empty (a term not computed, or not finite).
 
-    Columns: `epoch`, `raw/TERM`, `weighted/TERM`, `grad/TERM` (norm of the weighted term's gradient at the tapped
-    features and logits, of one step an epoch), `sign/NAME`.
+    Columns: `epoch`, `raw/TERM`, `weighted/TERM`, `grad/TERM` (norm of the weighted term's gradient at the features
+    and logits that it reads, of one step an epoch), `sign/NAME`.
     """
 
     def __init__(self, folder: Path, columns: list[str]) -> None:

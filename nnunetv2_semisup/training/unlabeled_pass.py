@@ -94,8 +94,8 @@ class UnlabeledPass:
             device: of the networks.
             autocast: nnU-Net's, entered for the forward.
             scaled: nnU-Net's loss scaling; the identity without mixed precision.
-            log_gradients: whether to measure each term's gradient at the tapped features and logits, which costs a
-                backward from there to the heads for each term.
+            log_gradients: whether to measure each term's gradient at the features and logits that it reads, which
+                costs a backward of the term to there.
         """
         tapped: list[Tensor] = []
         views = [view.to(device, non_blocking=True) for view in batch["views"]]
@@ -143,8 +143,10 @@ class UnlabeledPass:
     ) -> tuple[Tensor, list[Tensor]]:
         self.cost.count(len(x), gradient=True)
         logits, features = self.forward(network, x, tuple(taps))
-        tapped.extend([logits, *features])
-        return logits, features
+        # Aliases: what a term does to one of them says nothing of the levels above, on which the level itself depends.
+        outputs = [output.view_as(output) for output in (logits, *features)]
+        tapped.extend(outputs)
+        return outputs[0], outputs[1:]
 
     @torch.no_grad()
     def _teacher(self, network: nn.Module, x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:

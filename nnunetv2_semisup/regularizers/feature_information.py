@@ -1,0 +1,200 @@
+"""Mutual information between the features of two views: settings, heads, and the terms of every tap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from nnunetv2_semisup.configuration.settings import Auto, Count, Section, Weight
+from nnunetv2_semisup.data.geometry import Geometry
+from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
+from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
+from nnunetv2_semisup.regularizers.base import Facts
+
+BOTTLENECK = 0
+"""The tap that is pooled into regions; all others are compared voxel by voxel."""
+Radius = Annotated[int, Field(ge=0, le=5)]
+
+
+class MISettings(Section):
+    """Mutual information between the cluster assignments of two views."""
+
+    weight: Weight = Field(description="Weight of the mutual information of all taps together.")
+    taps: list[int] = Field(
+        description="Levels whose features are clustered: 0 is the bottleneck (regionally pooled, global MI), negative "
+        "ones count decoder stages from the last (local MI)."
+    )
+    shares: list[Weight] = Field(description="Share of the weight per tap; normalised to a sum of 1.")
+    clusters: Annotated[int, Field(ge=2)] = Field(description="Clusters K of every head.")
+    sub_heads: Count = Field(description="Independent heads per tap, whose losses are averaged.")
+    head: HeadKind = Field(description="Form of the heads: one 1x1 convolution, or two.")
+    grid: Count = Field(
+        description="Regions per axis into which the bottleneck is pooled (at most its size). 1 is the paper's global "
+        "pooling, dead under instance normalisation."
+    )
+    radius: list[Radius] | Auto = Field(
+        description='Largest displacement per axis in voxels of the tap. "auto": 1 along axes whose spacing is within '
+        "twice the finest, else 0."
+    )
+
+    @model_validator(mode="after")
+    def _one_share_per_tap(self) -> MISettings:
+        if len(self.shares) != len(self.taps):
+            raise ValueError("mi.shares needs one number per entry of mi.taps")
+        return self
+
+    def resolved(self, facts: Facts) -> MISettings:
+        """With windows from the spacing: the same reach in millimetres along every axis, as far as voxels allow."""
+        if self.radius != "auto":
+            return self
+        finest = min(facts.spacing)
+        radius = [1 if spacing < 2 * finest else 0 for spacing in facts.spacing]
+        return self.model_copy(update={"radius": radius})
+
+
+class FeatureInformation(nn.Module):
+    """Negative MI between two views' features at each tap of positive weight (Peng et al., MELBA 2021:009).
+
+    Attributes:
+        weights: of each tap's term, by name: `weight` split by `shares`.
+        taps: those of positive weight.
+        sign_names: names of the signs of life, two per tap: the MI in nats, and the entropy of the clusters' marginal
+            as a share of its maximum.
+    """
+
+    def __init__(self, settings: MISettings, facts: Facts) -> None:
+        """Build the heads for resolved settings. A tap's sub-heads differ by their initial weights alone."""
+        super().__init__()
+        self.settings = settings
+        total = sum(settings.shares)
+        self.weights = {
+            term_of(tap): settings.weight * share / total
+            for tap, share in zip(settings.taps, settings.shares, strict=True)
+            if total > 0
+        }
+        self.taps = [tap for tap in settings.taps if self.weights.get(term_of(tap), 0) > 0]
+        self.sign_names = [f"{term_of(tap)}_{what}" for tap in self.taps for what in ("nats", "entropy")]
+        channels = facts.levels.channels
+        self.heads = nn.ModuleDict(
+            {
+                term_of(tap): nn.ModuleList(
+                    ClusterHead(channels[tap], settings.clusters, settings.head, facts.dim)
+                    for _ in range(settings.sub_heads)
+                )
+                for tap in self.taps
+            }
+        )
+
+    def forward(
+        self,
+        references: Sequence[Tensor],
+        features: Sequence[Tensor],
+        geometry: Geometry,
+        shared: Tensor | None,
+        reduce: Callable[[Tensor], Tensor],
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Terms and signs, by name.
+
+        Args:
+            references: of the first view, [B, C, *spatial of the level] per tap.
+            features: of the second view, which is the first one's transform.
+            geometry: what brings the first view's features to the second's. Only flips and turns: they change places
+                with a head, which spares a transformed copy of the features.
+            shared: where both views show the same, [B, 1, *patch], in the second view's frame; None for everywhere.
+            reduce: sums joints over all processes.
+        """
+        terms, signs = {}, {}
+        for tap, reference, feature in zip(self.taps, references, features, strict=True):
+            name = term_of(tap)
+            mask = None if shared is None else F.interpolate(shared.float(), size=feature.shape[2:], mode="nearest")
+            term = self._global if tap == BOTTLENECK else self._local
+            # A map of K clusters is as large as the features that it comes from. Made anew in the backward, there is
+            # one pair of them at a time, and not one for every sub-head and tap.
+            results = [
+                checkpoint(
+                    term,
+                    head,
+                    reference,
+                    feature,
+                    geometry,
+                    mask,
+                    reduce,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+                for head in self.heads[name]  # type: ignore[union-attr]  # a ModuleList
+            ]
+            losses, entropies = (torch.stack(values).mean() for values in zip(*results, strict=True))
+            terms[name] = losses
+            signs[f"{name}_nats"] = -losses.detach()
+            signs[f"{name}_entropy"] = entropies / math.log(self.settings.clusters)
+        return terms, signs
+
+    def alarms(self, signs: Mapping[str, float]) -> list[str]:
+        """A sentence for each tap whose clusters have collapsed."""
+        entropies = {tap: signs[f"{term_of(tap)}_entropy"] for tap in self.taps}
+        return [
+            f"the clusters of tap {tap} have collapsed (marginal entropy {entropy:.2f} of its maximum): the mutual "
+            "information there teaches nothing; try a larger mi.weight or fewer mi.clusters"
+            for tap, entropy in entropies.items()
+            if entropy < 0.1
+        ]
+
+    def _local(
+        self,
+        head: nn.Module,
+        reference: Tensor,
+        feature: Tensor,
+        geometry: Geometry,
+        mask: Tensor | None,
+        reduce: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        z1, z2 = geometry(head(reference)), head(feature)
+        loss = local_mi_loss(z1, z2, self.settings.radius, mask, reduce=reduce)  # type: ignore[arg-type]  # resolved
+        return loss, marginal_entropy(z2.detach())
+
+    def _global(
+        self,
+        head: nn.Module,
+        reference: Tensor,
+        feature: Tensor,
+        geometry: Geometry,
+        mask: Tensor | None,
+        reduce: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        grid = self.settings.grid
+        z1, z2 = (_rows(head(regional_means(x, grid, mask))) for x in (geometry(reference), feature))
+        if mask is not None:
+            inside = regional_means(mask, grid).flatten() > 0
+            z1, z2 = z1[inside], z2[inside]
+        return global_mi_loss(z1, z2, reduce=reduce), marginal_entropy(z2.detach())
+
+
+def term_of(tap: int) -> str:
+    """Name of a tap's term."""
+    return "mi_bottleneck" if tap == BOTTLENECK else f"mi_stage{tap}"
+
+
+def regional_means(features: Tensor, grid: int, mask: Tensor | None = None) -> Tensor:
+    """Means of features [B, C, *S] over a grid of at most `grid` regions per axis.
+
+    With a mask [B, 1, *S] of 0 and 1, of its voxels alone, and 0 in a region that has none.
+    """
+    if mask is not None:
+        return regional_means(features * mask, grid) / regional_means(mask, grid).clamp_min(1e-6)
+    regions = [min(grid, size) for size in features.shape[2:]]
+    if len(regions) == 3:
+        return F.adaptive_avg_pool3d(features, (regions[0], regions[1], regions[2]))
+    return F.adaptive_avg_pool2d(features, (regions[0], regions[1]))
+
+
+def _rows(z: Tensor) -> Tensor:
+    """[B, K, *S] as [voxels, K]."""
+    return z.movedim(1, -1).flatten(0, -2)

@@ -1,0 +1,71 @@
+"""What one unlabelled step adds to the gradients, and what it logs of them."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from nnunetv2_semisup.data.views import View
+from nnunetv2_semisup.networks.features import forward_with_features
+from nnunetv2_semisup.regularizers.base import Outcome, Regularizer
+from nnunetv2_semisup.training.cost import Cost
+from nnunetv2_semisup.training.run_log import EpochMeans
+from nnunetv2_semisup.training.unlabeled_pass import Networks, UnlabeledPass, chosen, kinds_of
+from tests.regularizers.toy_step import facts_of, labeled_batch, network_of, random_views
+
+pytestmark = pytest.mark.fast
+
+
+class TwoTerms(Regularizer):
+    """A term on the logits, and one on a decoder stage that is upstream of them."""
+
+    views = ("stock",)
+    weights = {"of_logits": 0.5, "of_stage": 2.0}  # noqa: RUF012  # never changed
+
+    def forward(self, step):
+        logits, (_, stage) = step.student(step.views[0], (0, -2))
+        return Outcome({"of_logits": logits.square().sum(), "of_stage": 3 * stage.sum()})
+
+
+def run(log_gradients: bool):
+    network, facts = network_of(), facts_of(network_of())
+    means = EpochMeans()
+    regularizer = TwoTerms(None, facts)
+    step = UnlabeledPass(
+        [regularizer], kinds_of([regularizer]), forward_with_features, torch.Generator(), means, Cost()
+    )
+    view = random_views()[0]
+    step.backward(
+        {"views": [view], "valid": torch.ones(2, 1, 16, 16, 16, dtype=torch.bool), "pseudo_label": None},
+        labeled_batch(facts),
+        Networks(network),
+        factor=0.25,
+        progress=0.5,
+        device=torch.device("cpu"),
+        autocast=nullcontext(),
+        scaled=lambda loss: 8 * loss,
+        log_gradients=log_gradients,
+    )
+    return network, means.take(), view
+
+
+def test_a_terms_gradient_is_that_at_the_outputs_it_reads_and_not_at_levels_above():
+    network, means, view = run(log_gradients=True)
+    logits, (stage,) = forward_with_features(network, view, (-2,))
+    assert means["grad/of_logits"] == pytest.approx(0.25 * 0.5 * 2 * logits.detach().norm().item(), rel=1e-5)
+    assert means["grad/of_stage"] == pytest.approx(0.25 * 2.0 * 3 * stage.numel() ** 0.5, rel=1e-5)
+
+
+def test_logging_gradients_changes_none():
+    (first, _, _), (second, means, _) = run(log_gradients=True), run(log_gradients=False)
+    assert not any(name.startswith("grad/") for name in means)
+    for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
+
+
+def test_views_are_shared_between_regularizers():
+    kinds: tuple[View, ...] = ("plain", "strong", "strong")
+    views = [torch.tensor(i) for i in range(3)]
+    assert chosen(("strong", "plain"), kinds, views) == (views[1], views[0])
+    assert chosen(("strong", "strong"), kinds, views) == (views[1], views[2])
