@@ -3,6 +3,8 @@
 #     make demo          the whole chain on synthetic data, in minutes; page in demo_output/
 #     make test          all tests that this machine can run, lint, types, documentation
 #     make test-fast     the tests for every change
+#     make results       what docs/reference/results.md lacks, and how long it would take; renews its tables. With
+#                        DATA=FOLDER (raw nnU-Net datasets) WORK=FOLDER it runs what is missing: hours to days
 #     make lint | docs | clean
 #
 # PYTHON=python3.12 chooses another interpreter. TORCH_INDEX=URL chooses another build of torch: CPU wheels, a CUDA version
@@ -12,13 +14,15 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+DATA ?=
+WORK ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 WHEEL := build/wheel
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast lint types docs clean
+.PHONY: demo test test-fast results lint types docs clean
 
 demo: $(STAMP)
 	$(BIN)/nnUNetv2_semisup demo
@@ -32,6 +36,9 @@ test-fast: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+results: $(STAMP)
+	$(BIN)/python benchmarks/results.py $(if $(DATA),--data $(DATA) --work $(WORK))
 
 # The types of what is installed from a wheel, from a folder where the repository is out of sight.
 types: $(STAMP)

@@ -1,11 +1,10 @@
 """Dice of every arm on the development cases: trains with stock commands, one CSV of per-case Dice a run.
 
-    python benchmarks/quality.py run --data FOLDER --work FOLDER --dataset 804 --arms labeledonly-4 mireg-4 --seeds 0
-    python benchmarks/quality.py table --dataset 804
+    python benchmarks/quality.py --data FOLDER --work FOLDER --dataset 804 --arms labeledonly-4 mireg-4 --seeds 0
 
 FOLDER of --data holds raw nnU-Net datasets. A killed run goes on where it stopped when the same command is given.
-Settings are those of docs/reference/results/README.md: 60 epochs of 50 labelled iterations, batch 2, features
-12-24-48-96, stock augmentation, last checkpoint, nnU-Net's own validation of the fold.
+60 epochs of 50 labelled iterations, batch 2, features 12-24-48-96, stock augmentation, last checkpoint, nnU-Net's own
+validation of the fold. docs/reference/results.md is made of the files by benchmarks/results.py.
 """
 
 from __future__ import annotations
@@ -18,9 +17,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from nnunetv2_semisup.evaluation.bootstrap import paired_interval
 from nnunetv2_semisup.methods import methods
 
 RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
@@ -89,6 +85,10 @@ def train(dataset: int, arm: str, seed: int, small: str, device: str) -> Path:
     return fold
 
 
+def csv_name(dataset: int, arm: str, seed: int) -> str:
+    return f"quality_{dataset}_{arm}_seed{seed}.csv"
+
+
 def write_csv(fold: Path, file: Path) -> None:
     summary = json.loads((fold / "validation" / "summary.json").read_text())
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -122,67 +122,21 @@ def run(args: argparse.Namespace) -> None:
     prepare(args.dataset, small)
     for seed in args.seeds:
         for arm in args.arms:
-            file = args.output / f"quality_{args.dataset}_{arm}_seed{seed}.csv"
+            file = args.output / csv_name(args.dataset, arm, seed)
             if not file.exists():
                 write_csv(train(args.dataset, arm, seed, small, args.device), file)
 
 
-def read(dataset: int, folder: Path) -> dict[str, dict[int, dict[str, float]]]:
-    """Arm -> seed -> case -> mean Dice over the classes."""
-    table: dict[str, dict[int, dict[str, float]]] = {}
-    for arm in ARMS:
-        for file in sorted(folder.glob(f"quality_{dataset}_{arm}_seed*.csv")):
-            cases: dict[str, list[float]] = {}
-            with file.open(newline="") as stream:
-                for row in csv.DictReader(stream):
-                    cases.setdefault(row["case"], []).append(float(row["dice"]))
-            seed = int(file.stem.rsplit("seed", 1)[1])
-            table.setdefault(arm, {})[seed] = {case: float(np.mean(dice)) for case, dice in cases.items()}
-    return table
-
-
-def difference(arm: dict[int, dict[str, float]], base: dict[int, dict[str, float]]) -> str:
-    seeds = sorted(arm.keys() & base.keys())
-    if not seeds:
-        return "-"
-    cases = sorted(arm[seeds[0]])
-    mean, low, high = paired_interval(
-        np.array([[arm[seed][case] - base[seed][case] for case in cases] for seed in seeds])
-    )
-    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
-def table(args: argparse.Namespace) -> None:
-    runs = read(args.dataset, args.output)
-    print("| arm | seeds | Dice (mean of seeds) | sd over seeds | difference to labeledonly-4 | to consistency-4 |")
-    print("|---|---|---|---|---|---|")
-    for arm, seeds in runs.items():
-        means = [float(np.mean(list(cases.values()))) for cases in seeds.values()]
-        spread = f"{np.std(means, ddof=1):.4f}" if len(means) > 1 else "-"
-        pairs = [difference(seeds, runs[base]) if base in runs and base != arm else "-" for base in BASES]
-        print(f"| {arm} | {len(seeds)} | {np.mean(means):.4f} | {spread} | {' | '.join(pairs)} |")
-
-
-BASES = ("labeledonly-4", "consistency-4")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    training = commands.add_parser("run", help="train the arms and write one CSV each")
-    training.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
-    training.add_argument("--work", type=Path, required=True, help="folder for preprocessed data and results")
-    training.add_argument("--arms", nargs="+", choices=ARMS, required=True)
-    training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    training.add_argument("-device", default="cpu")
-    training.set_defaults(run=run)
-    tables = commands.add_parser("table", help="print the table of all CSVs")
-    tables.set_defaults(run=table)
-    for command in (training, tables):
-        command.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
-        command.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSVs")
-    args = parser.parse_args()
-    args.run(args)
+    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
+    parser.add_argument("--work", type=Path, required=True, help="folder for preprocessed data and results")
+    parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("-device", default="cpu")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ class Facts:
         """Where anything but background is predicted: bool [B, 1, *spatial]."""
         if self.has_regions:
             return (logits > 0).any(dim=1, keepdim=True)
-        return logits.argmax(dim=1, keepdim=True) > 0
+        # As argmax > 0, several times faster on a CPU.
+        return logits[:, 1:].amax(dim=1, keepdim=True) > logits[:, :1]
 
 
 @dataclass(frozen=True)

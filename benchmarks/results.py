@@ -1,0 +1,207 @@
+"""The tables of docs/reference/results.md, from the per-case CSV files, and what of them has not been run.
+
+    python benchmarks/results.py                                  renews the page; says what is missing, and how long
+    python benchmarks/results.py --data FOLDER --work FOLDER      runs what is missing first, as benchmarks/quality.py
+
+Between `<!-- table: NAME -->` and `<!-- end -->` the page is made here, the rest is written by hand. Times are those
+of one core: the minutes of a LabeledOnly training, times what a step of the method takes as a multiple of a stock step
+(docs/reference/results/step_cpu.csv; for a method that is not there, the largest of them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from quality import ARMS, RESULTS, csv_name
+
+from nnunetv2_semisup.evaluation.bootstrap import Interval, paired_interval, share_interval
+from nnunetv2_semisup.methods import methods
+
+PAGE = RESULTS.parent / "results.md"
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BASE, FULL = "labeledonly-4", "labeledonly-all"
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What one dataset's tables show: arms, and how many seeds of each are wanted."""
+
+    number: int
+    minutes: float
+    """Of a LabeledOnly training on one core."""
+    main: dict[str, int]
+    ablation: dict[str, int]
+
+
+DATASETS = {
+    "left-atrium": Dataset(
+        number=804,
+        minutes=14,
+        main={BASE: 3, FULL: 3, "mireg-4": 3, "fixmatch-4": 3, "meanteacher-4": 3, "uamt-4": 1, "cps-4": 1,
+              "selftraining-4": 1, "entropymin-4": 1},
+        ablation={"mireg-4": 3},
+    ),
+}  # fmt: skip
+
+
+def read(folder: Path, dataset: int, arm: str) -> dict[int, dict[str, float]]:
+    """Seed -> case -> mean Dice over the classes, of every run that has a file."""
+    seeds = {}
+    for seed in range(100):
+        file = folder / csv_name(dataset, arm, seed)
+        if file.exists():
+            cases: dict[str, list[float]] = {}
+            with file.open(newline="") as stream:
+                for row in csv.DictReader(stream):
+                    cases.setdefault(row["case"], []).append(float(row["dice"]))
+            seeds[seed] = {case: float(np.mean(dice)) for case, dice in cases.items()}
+    return seeds
+
+
+def pairs(folder: Path, dataset: int, *arms: str) -> Values | None:
+    """Dice [arms, seeds, cases] on the seeds that all arms have; None where there is none."""
+    runs = [read(folder, dataset, arm) for arm in arms]
+    seeds = sorted(set.intersection(*(set(run) for run in runs)))
+    if not seeds:
+        return None
+    cases = sorted(runs[0][seeds[0]])
+    return np.array([[[run[seed][case] for case in cases] for seed in seeds] for run in runs])
+
+
+def main_table(folder: Path, data: Dataset) -> str:
+    """Every arm beside LabeledOnly with the same labels, and the share of the gap to all labels that it closes."""
+    lines = [
+        "| trainer | labels | seeds | Dice | sd over seeds | to LabeledOnly, 4 labels [95 %] | share of the gap |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm, wanted in data.main.items():
+        found = pairs(folder, data.number, arm, BASE, FULL)
+        difference = share = "-"
+        if found is not None and arm != BASE:
+            ours, base, full = found
+            difference = _interval(paired_interval(ours - base), "+.4f")
+            if arm != FULL:
+                share = _interval(share_interval(ours - base, full - base), ".2f")
+        lines.append(f"| {_name(arm)} | {_labels(arm)} | {_dice(folder, data, arm, wanted)} | {difference} | {share} |")
+    return "\n".join(lines)
+
+
+def ablation_table(folder: Path, data: Dataset) -> str:
+    """Every arm beside MIReg, paired."""
+    lines = ["| MIReg with | seeds | Dice | sd over seeds | to MIReg [95 %] |", "|---|---|---|---|---|"]
+    for arm, wanted in data.ablation.items():
+        found = pairs(folder, data.number, arm, "mireg-4")
+        difference = "-"
+        if found is not None and arm != "mireg-4":
+            difference = _interval(paired_interval(found[0] - found[1]), "+.4f")
+        settings = ", ".join(f"`{text}`" for text in ARMS[arm][2]) or "its defaults"
+        lines.append(f"| {settings} | {_dice(folder, data, arm, wanted)} | {difference} |")
+    return "\n".join(lines)
+
+
+def _dice(folder: Path, data: Dataset, arm: str, wanted: int) -> str:
+    """Three cells: seeds, mean, spread."""
+    means = [float(np.mean(list(cases.values()))) for cases in read(folder, data.number, arm).values()]
+    if not means:
+        return f"0 of {wanted} | not run | -"
+    seeds = str(len(means)) if len(means) >= wanted else f"{len(means)} of {wanted}"
+    spread = f"{np.std(means, ddof=1):.4f}" if len(means) > 1 else "-"
+    return f"{seeds} | {np.mean(means):.4f} | {spread}"
+
+
+def _name(arm: str) -> str:
+    return methods()[ARMS[arm][0]].removeprefix("nnUNetTrainer")
+
+
+def _labels(arm: str) -> str:
+    return "all" if ARMS[arm][1] is None else "4"
+
+
+def _interval(interval: Interval, form: str) -> str:
+    if np.isnan(interval.mean):
+        return "the gap is not clear of 0"
+    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """All tables of the page, by name."""
+    found = {}
+    for name, data in DATASETS.items():
+        found[name] = main_table(folder, data)
+        if data.ablation:
+            found[f"{name}-ablation"] = ablation_table(folder, data)
+    return found
+
+
+def renewed(page: str, folder: Path = RESULTS) -> str:
+    """The page with every table made anew. Raises KeyError for a name that is no table's."""
+    found = tables(folder)
+    return BLOCK.sub(lambda match: f"{match[1]}\n{found[match[2]]}\n\n{match[3]}", page)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Runs of an arm that have no file."""
+
+    dataset: int
+    arm: str
+    seeds: tuple[int, ...]
+    hours: float
+    """All of them together, on one core."""
+
+    @property
+    def command(self) -> list[str]:
+        """What to type, without the folders."""
+        seeds = map(str, self.seeds)
+        return ["benchmarks/quality.py", "--dataset", str(self.dataset), "--arms", self.arm, "--seeds", *seeds]
+
+
+def missing(folder: Path) -> list[Missing]:
+    """What the tables want and no file holds."""
+    with (folder / "step_cpu.csv").open(newline="") as stream:
+        ratios = {row["arm"]: float(row["step / stock"]) for row in csv.DictReader(stream)}
+    found = []
+    for data in DATASETS.values():
+        for arm, wanted in (data.main | data.ablation).items():
+            seeds = tuple(seed for seed in range(wanted) if not (folder / csv_name(data.number, arm, seed)).exists())
+            if seeds:
+                hours = len(seeds) * data.minutes * ratios.get(ARMS[arm][0], max(ratios.values())) / 60
+                found.append(Missing(data.number, arm, seeds, hours))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of raw nnU-Net datasets: run what is missing")
+    parser.add_argument("--work", type=Path, help="folder for preprocessed data and results")
+    parser.add_argument("-device", default="cpu")
+    args = parser.parse_args()
+    if (args.data is None) != (args.work is None):
+        parser.error("--data and --work go together")
+    todo = missing(RESULTS)
+    for runs in todo:
+        command = [*runs.command, "-device", args.device]
+        if args.data is None:
+            print(f"not run, about {runs.hours:.1f} h: python {' '.join(command)} --data FOLDER --work FOLDER")
+        else:
+            folders = ["--data", str(args.data), "--work", str(args.work)]
+            subprocess.run([sys.executable, *command, *folders], check=True, cwd=Path(__file__).parent.parent)
+    if args.data is None and todo:
+        print(
+            f"all together about {sum(runs.hours for runs in todo):.0f} h on one core; make results says how to start"
+        )
+    PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"renewed {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
