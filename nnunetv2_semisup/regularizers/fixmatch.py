@@ -49,7 +49,7 @@ class FixMatch(Regularizer):
         weak, strong = step.views
         assert step.teacher is not None  # asked for
         teacher_logits, _ = step.teacher(weak, ())
-        own = PseudoLabels.of(self.facts, teacher_logits, self.settings.pseudo_label.threshold)
+        own = PseudoLabels.of(self.facts, teacher_logits, self.settings.pseudo_label)
         mix = self.settings.mixing.draw(step)
         truth, known = self.facts.truth(step.labeled.target, own.target.shape[1])
         valid = mix.valid(step.valid, known)

@@ -125,7 +125,7 @@ class MIReg(Regularizer):
     ) -> dict[str, Tensor]:
         """Consistency and pseudo-label terms of positive weight, of mixed patches against mixed targets."""
         target = self.facts.probabilities(target_logits)
-        labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label.threshold)
+        labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label)
         if mix is not None:
             truth, known = self.facts.truth(step.labeled.target, target.shape[1])
             target, labels = mix(target, truth), labels.mixed(mix, truth)

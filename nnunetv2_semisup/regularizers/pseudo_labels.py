@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from pydantic import Field
 from torch import Tensor
 
@@ -25,6 +28,10 @@ class PseudoLabelSettings(Section):
     cross_entropy: Weight = Field(description="Weight of the cross-entropy, averaged over all voxels.")
     dice: Weight = Field(description="Weight of the Dice loss on the confident voxels.")
     threshold: Share = Field(description="Probability from which a pseudo-label counts.")
+    components: Literal["all", "largest"] = Field(
+        description='Connected components that are kept of each class (region) in a patch: "all", or the "largest" '
+        "alone, where the structures are known to be in one piece (BCP)."
+    )
 
     @property
     def weights(self) -> dict[str, float]:
@@ -45,10 +52,13 @@ class PseudoLabels:
     confident: Tensor
 
     @classmethod
-    def of(cls, facts: Facts, logits: Tensor, threshold: float) -> PseudoLabels:
-        """Those of logits [B, C, *spatial], without gradient."""
+    def of(cls, facts: Facts, logits: Tensor, settings: PseudoLabelSettings) -> PseudoLabels:
+        """Those of logits [B, C, *spatial], without gradient. What is no largest component becomes background."""
         logits = logits.detach()
-        return cls(facts.answer(logits), facts.confidence(facts.probabilities(logits)) >= threshold)
+        answer = facts.answer(logits)
+        if settings.components == "largest":
+            answer = largest_components(answer, facts.has_regions)
+        return cls(answer, facts.confidence(facts.probabilities(logits)) >= settings.threshold)
 
     def mixed(self, mix: Mix, truth: Tensor) -> PseudoLabels:
         """Mixed with each other and with the truth [L, C, *spatial] of labelled patches, which counts everywhere."""
@@ -58,6 +68,19 @@ class PseudoLabels:
     def share(self, valid: Tensor | None) -> Tensor:
         """Share of valid voxels that are confident."""
         return masked_mean(self.confident.float(), valid)
+
+
+def largest_components(answer: Tensor, has_regions: bool) -> Tensor:
+    """A decision [B, C, *spatial] of 0 and 1 with the largest connected component of every class or region alone.
+
+    Voxels are connected through faces, edges and corners, within a sample. Of classes the first is background, which
+    takes the voxels of the other components.
+    """
+    first = 0 if has_regions else 1
+    maps = answer[:, first:].bool().cpu().numpy()
+    pieces = np.array([[remove_all_but_largest_component(channel) for channel in sample] for sample in maps])
+    kept = torch.from_numpy(pieces).to(answer)
+    return kept if has_regions else torch.cat([1 - kept.sum(dim=1, keepdim=True), kept], dim=1)
 
 
 def pseudo_label_terms(
