@@ -44,6 +44,8 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "cps-4": ("cps", "first4", []),
     "fixmatch-4": ("fixmatch", "first4", []),
     "fixmatch-cutmix-4": ("fixmatch", "first4", ["mixing.exchange=0"]),
+    "fixmatch-half-4": ("fixmatch", "first4", ["mixing.share=0.5"]),
+    "fixmatch-largest-4": ("fixmatch", "first4", ["pseudo_label.components=largest"]),
     "selftraining-4": ("selftraining", "first4", []),
     "entropymin-4": ("entropymin", "first4", []),
     "mireg-noglobal-4": ("mireg", "first4", ["mi.shares=[0,0.5,0.5]"]),
