@@ -32,6 +32,8 @@ class Facts:
         mirror_axes: spatial axes that nnU-Net mirrors, here and at inference.
         ignore_label: the value of voxels without a label in a target of classes; None where there is none.
         regions: the labels of each region, where outputs are regions.
+        one_piece: tells which structures (classes but background, or regions, from 1) come in one piece in patches of
+            the labelled cases, which it reads when it is called.
     """
 
     levels: Levels
@@ -42,6 +44,7 @@ class Facts:
     mirror_axes: tuple[int, ...]
     ignore_label: int | None = None
     regions: tuple[tuple[int, ...], ...] = ()
+    one_piece: Callable[[], tuple[int, ...]] = tuple
 
     @property
     def dim(self) -> int:
@@ -177,10 +180,11 @@ class Regularizer(nn.Module, ABC):
         self.facts = facts
 
     @classmethod
-    def check(cls, settings: Any, n_levels: int) -> None:
-        """Refuse, before anything is written, settings that the network of the plans cannot meet. Default: none.
+    def check(cls, settings: Any, n_levels: int, n_structures: int) -> None:
+        """Refuse, before anything is written, settings that do not fit network or dataset. Default: none.
 
-        `n_levels` counts the network's levels, bottleneck and decoder stages. Raises SemiSupervisedError.
+        `n_levels` counts the network's levels, bottleneck and decoder stages; `n_structures` the classes without
+        background, or the regions. Raises SemiSupervisedError.
         """
         return
 

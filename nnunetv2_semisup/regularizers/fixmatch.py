@@ -25,8 +25,9 @@ class FixMatch(Regularizer):
 
     Sohn et al., "FixMatch", NeurIPS 2020, equation 4: hard pseudo-labels of a weak view, where they are confident, are
     targets on a strong view. As in segmentation since: the pseudo-labels are an EMA teacher's, boxes are mixed (Yun et
-    al., CutMix, ICCV 2019; Bai et al., BCP, CVPR 2023), and a Dice loss stands beside the cross-entropy. The weak view
-    has nnU-Net's geometry alone, the strong one its intensity transforms, each taken half of the time.
+    al., CutMix, ICCV 2019; Bai et al., BCP, CVPR 2023), structures that come in one piece keep their largest component
+    (BCP), and a Dice loss stands beside the cross-entropy. The weak view has nnU-Net's geometry alone, the strong one
+    its intensity transforms, each taken half of the time.
     """
 
     Settings = FixMatchSettings
@@ -37,6 +38,16 @@ class FixMatch(Regularizer):
         """It has no heads."""
         super().__init__(settings, facts)
         self.ema_decay = settings.teacher.decay
+
+    @classmethod
+    def check(cls, settings: FixMatchSettings, n_levels: int, n_structures: int) -> None:
+        """Refuse a structure that the dataset does not have."""
+        settings.pseudo_label.check(n_structures)
+
+    @classmethod
+    def resolve(cls, settings: FixMatchSettings, facts: Facts) -> FixMatchSettings:
+        """Structures in one piece from the labelled cases."""
+        return settings.model_copy(update={"pseudo_label": settings.pseudo_label.resolved(facts)})
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -82,8 +82,9 @@ class MIReg(Regularizer):
         self.sign_names = [*self.information.sign_names, *AGREEMENT]
 
     @classmethod
-    def check(cls, settings: MIRegSettings, n_levels: int) -> None:
-        """Refuse a tap that the network does not have."""
+    def check(cls, settings: MIRegSettings, n_levels: int, n_structures: int) -> None:
+        """Refuse a tap that the network does not have, and a structure that the dataset does not have."""
+        settings.pseudo_label.check(n_structures)
         for tap in settings.mi.taps:
             if not -n_levels < tap <= BOTTLENECK:
                 raise SemiSupervisedError(
@@ -93,8 +94,9 @@ class MIReg(Regularizer):
 
     @classmethod
     def resolve(cls, settings: MIRegSettings, facts: Facts) -> MIRegSettings:
-        """Windows from the spacing: the same reach in millimetres along every axis, as far as voxels allow."""
-        return settings.model_copy(update={"mi": settings.mi.resolved(facts)})
+        """Windows from the spacing, structures in one piece from the labelled cases."""
+        resolved = {"mi": settings.mi.resolved(facts), "pseudo_label": settings.pseudo_label.resolved(facts)}
+        return settings.model_copy(update=resolved)
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from pydantic import Field
 from torch import Tensor
 
-from nnunetv2_semisup.configuration.settings import Section, Share, Weight
+from nnunetv2_semisup.configuration.settings import Auto, Section, Share, Weight
 from nnunetv2_semisup.data.mixing import Mix
+from nnunetv2_semisup.data.pieces import largest_component
+from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.cross_entropy import cross_entropy
 from nnunetv2_semisup.losses.dice import soft_dice_loss
 from nnunetv2_semisup.losses.masking import masked_mean
 from nnunetv2_semisup.regularizers.base import Facts
 
+Structure = Annotated[int, Field(ge=1)]
 TERMS = ("pseudo_cross_entropy", "pseudo_dice")
 
 
@@ -28,10 +30,26 @@ class PseudoLabelSettings(Section):
     cross_entropy: Weight = Field(description="Weight of the cross-entropy, averaged over all voxels.")
     dice: Weight = Field(description="Weight of the Dice loss on the confident voxels.")
     threshold: Share = Field(description="Probability from which a pseudo-label counts.")
-    components: Literal["all", "largest"] = Field(
-        description='Connected components that are kept of each class (region) in a patch: "all", or the "largest" '
-        "alone, where the structures are known to be in one piece (BCP)."
+    one_piece: list[Structure] | Auto = Field(
+        description="Structures of whose pseudo-label in a patch only the largest connected component is kept (BCP): "
+        'numbers of labels, of regions their place in the dataset, from 1. "auto": those that come in one piece in '
+        "patches of the labelled cases. []: none."
     )
+
+    def check(self, n_structures: int) -> None:
+        """Raise SemiSupervisedError for a structure that the dataset does not have."""
+        if self.one_piece != "auto" and max(self.one_piece, default=1) > n_structures:
+            raise SemiSupervisedError(
+                f"pseudo_label.one_piece = {self.one_piece} is not allowed for this dataset; its structures are 1 to "
+                f"{n_structures}"
+            )
+
+    def resolved(self, facts: Facts) -> Self:
+        """With the structures that "auto" stands for; those are looked for only if pseudo-labels have a weight."""
+        if self.one_piece != "auto":
+            return self
+        found = facts.one_piece() if any(self.weights.values()) else ()
+        return self.model_copy(update={"one_piece": list(found)})
 
     @property
     def weights(self) -> dict[str, float]:
@@ -53,11 +71,11 @@ class PseudoLabels:
 
     @classmethod
     def of(cls, facts: Facts, logits: Tensor, settings: PseudoLabelSettings) -> PseudoLabels:
-        """Those of logits [B, C, *spatial], without gradient. What is no largest component becomes background."""
+        """Those of logits [B, C, *spatial], without gradient, for resolved settings."""
         logits = logits.detach()
         answer = facts.answer(logits)
-        if settings.components == "largest":
-            answer = largest_components(answer, facts.has_regions)
+        for structure in settings.one_piece:
+            answer = in_one_piece(answer, int(structure), facts.has_regions)
         return cls(answer, facts.confidence(facts.probabilities(logits)) >= settings.threshold)
 
     def mixed(self, mix: Mix, truth: Tensor) -> PseudoLabels:
@@ -70,17 +88,19 @@ class PseudoLabels:
         return masked_mean(self.confident.float(), valid)
 
 
-def largest_components(answer: Tensor, has_regions: bool) -> Tensor:
-    """A decision [B, C, *spatial] of 0 and 1 with the largest connected component of every class or region alone.
+def in_one_piece(answer: Tensor, structure: int, has_regions: bool) -> Tensor:
+    """A decision [B, C, *spatial] of 0 and 1 with only the largest component of one structure in each sample.
 
-    Voxels are connected through faces, edges and corners, within a sample. Of classes the first is background, which
-    takes the voxels of the other components.
+    Of classes, channel 0 is background and takes the voxels of the other components; it stands before structure 1.
     """
-    first = 0 if has_regions else 1
-    maps = answer[:, first:].bool().cpu().numpy()
-    pieces = np.array([[remove_all_but_largest_component(channel) for channel in sample] for sample in maps])
-    kept = torch.from_numpy(pieces).to(answer)
-    return kept if has_regions else torch.cat([1 - kept.sum(dim=1, keepdim=True), kept], dim=1)
+    channel = structure - 1 if has_regions else structure
+    maps = answer[:, channel].bool().cpu().numpy()
+    kept = torch.from_numpy(np.stack([largest_component(sample) for sample in maps])).to(answer)
+    result = answer.clone()
+    result[:, channel] = kept
+    if not has_regions:
+        result[:, 0] += answer[:, channel] - kept
+    return result
 
 
 def pseudo_label_terms(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from nnunetv2_semisup.data.pieces import structures_in_one_piece
 from nnunetv2_semisup.networks.features import Levels
 from nnunetv2_semisup.regularizers.base import Facts
+
+MOST_CASES = 64
+"""Labelled cases that are looked at for structures in one piece: enough to know, few enough to read."""
 
 
 def facts_of(trainer: Any) -> Facts:
@@ -22,8 +29,23 @@ def facts_of(trainer: Any) -> Facts:
         mirror_axes=tuple(mirror_axes or ()),
         ignore_label=labels.ignore_label,
         regions=tuple(map(_members, labels.foreground_regions)) if labels.has_regions else (),
+        one_piece=partial(_structures_in_one_piece, trainer),
     )
 
 
-def _members(region: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (region,) if isinstance(region, int) else tuple(region)
+def _structures_in_one_piece(trainer: Any) -> tuple[int, ...]:
+    """By `structures_in_one_piece`; none in a dataset with an ignore label, whose maps are incomplete."""
+    labels = trainer.label_manager
+    if labels.has_ignore_label:
+        return ()
+    labeled, _ = trainer.do_split()
+    cases = sorted(labeled)[:: -(-len(labeled) // MOST_CASES)]
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(cases))
+    maps = (np.asarray(dataset.load_case(case)[1])[0] for case in cases)
+    structures = map(_members, labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+    return structures_in_one_piece(maps, list(structures), trainer.configuration_manager.patch_size)
+
+
+def _members(structure: Any) -> tuple[int, ...]:
+    """Labels of a region, or a single label, whose type may be NumPy's."""
+    return tuple(map(int, structure)) if isinstance(structure, tuple | list) else (int(structure),)

@@ -69,6 +69,12 @@ def number_of_levels(plans: Mapping[str, Any], configuration: str) -> int:
     return len(manager.network_arch_init_kwargs["strides"])
 
 
+def number_of_structures(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> int:
+    """Classes without background, or regions, of the dataset."""
+    labels = PlansManager(dict(plans)).get_label_manager(dict(dataset_json))
+    return len(labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a training reads and writes: known before nnU-Net's constructor runs."""

@@ -32,7 +32,14 @@ from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.facts import facts_of
 from nnunetv2_semisup.training.peer import build_peer
-from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, number_of_levels
+from nnunetv2_semisup.training.preflight import (
+    Place,
+    check_environment,
+    check_support,
+    find_cases,
+    number_of_levels,
+    number_of_structures,
+)
 from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
@@ -77,8 +84,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers:
             check_support(plans, configuration, device)
         self.requested = settings_for(self.settings_model(), self.method(), plans)
+        levels, structures = number_of_levels(plans, configuration), number_of_structures(plans, dataset_json)
         for regularizer in self.regularizers:
-            regularizer.check(self.requested, number_of_levels(plans, configuration))
+            regularizer.check(self.requested, levels, structures)
         place = Place.of(type(self).__name__, plans, configuration, fold)
         self.continues = bool(plans.get("continue_training", False))
         need_unlabeled = bool(self.regularizers) and (self.continues or not place.is_finished)
@@ -175,7 +183,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """The labelled training cases and the validation cases: the named split's, or nnU-Net's own."""
         if self.cases.labeled is not None and self.cases.val is not None:
             self._split = list(self.cases.labeled), list(self.cases.val)
-        else:
+        elif self._split is None:
             self._split = super().do_split()
         return list(self._split[0]), list(self._split[1])
 

@@ -48,6 +48,7 @@ def test_a_results_folder_that_cannot_be_written(in_toy, monkeypatch):
         ({"mi": {"clusters": 1}}, "mi.clusters = 1 is not allowed; allowed is an integer >= 2"),
         ({"mi": {"cluster": 5}}, "unknown setting mi.cluster"),
         ({"mi": {"taps": [0, -2, -9]}}, "mi.taps"),
+        ({"pseudo_label": {"one_piece": [7]}}, "pseudo_label.one_piece = [7] is not allowed for this dataset"),
         ({"method": "entropymin"}, "nnUNetv2_semisup plan -d"),
         ({"data": {"split": "missing"}}, "nnUNetv2_semisup split"),
     ],

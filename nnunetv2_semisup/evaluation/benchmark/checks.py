@@ -20,7 +20,7 @@ from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, fold_folder
 from nnunetv2_semisup.evaluation.benchmark.runs import ALL, Request, Run, runs_of
 from nnunetv2_semisup.evaluation.benchmark.settings import check_settings, regularizers_of, settings_of
 from nnunetv2_semisup.methods import methods
-from nnunetv2_semisup.training.preflight import check_support, number_of_levels
+from nnunetv2_semisup.training.preflight import check_support, number_of_levels, number_of_structures
 
 
 def check_request(request: Request, device: str) -> None:
@@ -39,7 +39,7 @@ def check_request(request: Request, device: str) -> None:
     nnunet_configuration(plans, request.configuration)
     _refuse_counts(request, dataset_folder)
     check_settings(request)
-    _refuse_unsupported(request, plans, device)
+    _refuse_unsupported(request, plans, dataset_folder, device)
     _refuse_lack_of_images(request, dataset_folder, plans)
 
 
@@ -75,13 +75,15 @@ def _refuse_counts(request: Request, dataset_folder: Path) -> None:
                 )
 
 
-def _refuse_unsupported(request: Request, plans: dict[str, Any], device: str) -> None:
+def _refuse_unsupported(request: Request, plans: dict[str, Any], dataset_folder: Path, device: str) -> None:
+    levels = number_of_levels(plans, request.configuration)
+    structures = number_of_structures(plans, load_dataset_json(dataset_folder))
     for run in _one_a_method(request):
         settings = settings_of(request, run)
         try:
             for regularizer in regularizers_of(run.method):
                 check_support(plans, request.configuration, torch.device(device))
-                regularizer.check(settings, number_of_levels(plans, request.configuration))
+                regularizer.check(settings, levels, structures)
         except (SemiSupervisedError, NotImplementedError) as error:
             raise SemiSupervisedError(f"{run.method}: {error}") from None
 

@@ -1,0 +1,54 @@
+"""What a training tells its regularizers of the labelled cases."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import blosc2
+import numpy as np
+import pytest
+
+from nnunetv2_semisup.configuration.sources import merged
+from tests.workspace import TINY, Workspace, make_workspace
+
+
+def spoiled(workspace: Workspace, cases: list[str]) -> None:
+    """Scatter label 1 over the preprocessed label maps of these cases, so that it is no longer in one piece."""
+    for case in cases:
+        file = workspace.dataset_folder / "nnUNetPlans_3d_fullres" / f"{case}_seg.b2nd"
+        labels = blosc2.open(str(file), mode="r")[:]
+        labels[:, ::4, ::4, ::4] = 1
+        file.unlink()
+        blosc2.asarray(np.ascontiguousarray(labels), urlpath=str(file))
+
+
+def one_piece(workspace: Workspace, plans_name: str) -> tuple[list[int], dict[str, Any]]:
+    """As the initialized trainer has resolved it, and as its checkpoint has it."""
+    settings = merged(TINY, {"data": {"split": "few"}})
+    with workspace.active():
+        trainer = workspace.trainer("nnUNetTrainerFixMatch", settings, plans_name=plans_name)
+        trainer.initialize()
+        return trainer.settings.pseudo_label.one_piece, trainer._section()["settings"]["pseudo_label"]
+
+
+def test_structures_in_one_piece_are_those_of_the_labelled_cases_alone(tmp_path):
+    workspace = make_workspace(tmp_path)
+    labeled = [f"labeled_00{i}" for i in range(3)]
+    split = {"0": {"labeled": labeled, "unlabeled": ["labeled_003"], "val": ["labeled_004"]}}
+    (workspace.dataset_folder / "splits_few.json").write_text(json.dumps(split))
+    before, stored = one_piece(workspace, "before")
+    assert 1 in before
+    assert stored["one_piece"] == before
+    spoiled(workspace, ["labeled_003", "labeled_004"])
+    assert one_piece(workspace, "others")[0] == before
+    spoiled(workspace, labeled)
+    assert 1 not in one_piece(workspace, "labelled")[0]
+
+
+@pytest.mark.parametrize("weights", [{"cross_entropy": 0.0, "dice": 0.0}])
+def test_labels_are_not_read_where_no_pseudo_label_counts(in_toy, monkeypatch, weights):
+    monkeypatch.setattr("nnunetv2_semisup.training.facts.structures_in_one_piece", lambda *_: pytest.fail("read"))
+    trainer = in_toy.trainer("nnUNetTrainerFixMatch", merged(TINY, {"pseudo_label": weights}), plans_name="unweighted")
+    trainer.initialize()
+    assert trainer.settings.pseudo_label.one_piece == []
