@@ -23,35 +23,31 @@ RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
 TRAIN_CASES = {804: 64, 805: 96}
 """How many cases, by name, are for training; the rest are the validation cases."""
 LENGTH = ["training.num_epochs=60", "training.num_iterations_per_epoch=50", "training.num_val_iterations_per_epoch=2"]
-OWN = "teacher.source=own"
-WEAK_TO_STRONG = [
-    "consistency.weight=0", "pseudo_label.cross_entropy=1", "pseudo_label.dice=1", "views.reference=plain",
-    "views.trained=strong",
-]  # fmt: skip
+ALL_PIECES = "pseudo_label.one_piece=[]"
 ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "labeledonly-4": ("labeledonly", "first4", []),
     "labeledonly-all": ("labeledonly", None, []),
-    "mireg-4": ("mireg", "first4", []),
-    "consistency-4": ("mireg", "first4", ["mi.weight=0"]),
-    "mireg-own-4": ("mireg", "first4", [OWN]),
-    "consistency-own-4": ("mireg", "first4", [OWN, "mi.weight=0"]),
-    "mireg-strong-4": ("mireg", "first4", WEAK_TO_STRONG),
-    "strong-4": ("mireg", "first4", [*WEAK_TO_STRONG, "mi.weight=0"]),
-    "mireg-mixed-4": ("mireg", "first4", [*WEAK_TO_STRONG, "mixing.share=1"]),
-    "mixed-4": ("mireg", "first4", [*WEAK_TO_STRONG, "mixing.share=1", "mi.weight=0"]),
     "meanteacher-4": ("meanteacher", "first4", []),
     "uamt-4": ("uamt", "first4", []),
     "cps-4": ("cps", "first4", []),
-    "fixmatch-4": ("fixmatch", "first4", []),
-    "fixmatch-cutmix-4": ("fixmatch", "first4", ["mixing.exchange=0"]),
-    "fixmatch-half-4": ("fixmatch", "first4", ["mixing.share=0.5"]),
-    "fixmatch-largest-4": ("fixmatch", "first4", ["pseudo_label.components=largest"]),
     "selftraining-4": ("selftraining", "first4", []),
     "entropymin-4": ("entropymin", "first4", []),
+    "fixmatch-4": ("fixmatch", "first4", []),
+    "fixmatch-pieces-4": ("fixmatch", "first4", [ALL_PIECES]),
+    "fixmatch-half-pieces-4": ("fixmatch", "first4", [ALL_PIECES, "mixing.share=0.5"]),
+    "fixmatch-cutmix-4": ("fixmatch", "first4", ["mixing.exchange=0"]),
+    "fixmatch-exchange-4": ("fixmatch", "first4", ["mixing.exchange=1"]),
+    "mireg-4": ("mireg", "first4", []),
+    "mireg-nomi-4": ("mireg", "first4", ["mi.weight=0"]),
     "mireg-noglobal-4": ("mireg", "first4", ["mi.shares=[0,0.5,0.5]"]),
     "mireg-nolocal-4": ("mireg", "first4", ["mi.shares=[1,0,0]"]),
-    "mireg-noconsistency-4": ("mireg", "first4", ["consistency.weight=0"]),
     "mireg-pooled-4": ("mireg", "first4", ["mi.grid=1"]),
+    "mireg-mionly-4": ("mireg", "first4", ["pseudo_label.cross_entropy=0", "pseudo_label.dice=0"]),
+    "mireg-pieces-4": ("mireg", "first4", [ALL_PIECES]),
+    "mireg-unmixed-pieces-4": ("mireg", "first4", [ALL_PIECES, "mixing.share=0"]),
+    "mireg-teacher-4": ("mireg", "first4", ["output.form=mean_teacher"]),
+    "mireg-own-4": ("mireg", "first4", ["output.form=own_view"]),
+    "mireg-own-nomi-4": ("mireg", "first4", ["output.form=own_view", "mi.weight=0"]),
 }
 """Arm -> method, split (None: all training cases are labelled), settings that differ from the preset."""
 

@@ -33,13 +33,19 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Dataset:
-    """What one dataset's tables show: arms, and how many seeds of each are wanted."""
+    """What one dataset's tables show: arms, and how many seeds of each are wanted.
+
+    Attributes:
+        number: nnU-Net's number of the dataset.
+        minutes: of a LabeledOnly training on one core.
+        main: the table of methods.
+        variants: for some methods the table of what its parts bring; its first arm has the method's defaults.
+    """
 
     number: int
     minutes: float
-    """Of a LabeledOnly training on one core."""
     main: dict[str, int]
-    ablation: dict[str, int]
+    variants: dict[str, dict[str, int]]
 
 
 DATASETS = {
@@ -48,7 +54,20 @@ DATASETS = {
         minutes=14,
         main={BASE: 3, FULL: 3, "mireg-4": 3, "fixmatch-4": 3, "meanteacher-4": 3, "uamt-4": 1, "cps-4": 1,
               "selftraining-4": 1, "entropymin-4": 1},
-        ablation={"mireg-4": 3},
+        variants={
+            "mireg": {"mireg-4": 3, "mireg-nomi-4": 3, "mireg-noglobal-4": 1, "mireg-nolocal-4": 1, "mireg-pooled-4": 1,
+                      "mireg-mionly-4": 1, "mireg-pieces-4": 1, "mireg-unmixed-pieces-4": 1, "mireg-teacher-4": 1,
+                      "mireg-own-4": 1, "mireg-own-nomi-4": 1},
+            "fixmatch": {"fixmatch-4": 3, "fixmatch-pieces-4": 1, "fixmatch-half-pieces-4": 1, "fixmatch-cutmix-4": 1,
+                         "fixmatch-exchange-4": 1},
+        },
+    ),
+    "hippocampus": Dataset(
+        number=805,
+        minutes=30,
+        main={BASE: 1, FULL: 1, "mireg-4": 1, "fixmatch-4": 1, "meanteacher-4": 1, "uamt-4": 1, "cps-4": 1,
+              "selftraining-4": 1, "entropymin-4": 1},
+        variants={},
     ),
 }  # fmt: skip
 
@@ -95,15 +114,16 @@ def main_table(folder: Path, data: Dataset) -> str:
     return "\n".join(lines)
 
 
-def ablation_table(folder: Path, data: Dataset) -> str:
-    """Every arm beside MIReg, paired."""
-    lines = ["| MIReg with | seeds | Dice | sd over seeds | to MIReg [95 %] |", "|---|---|---|---|---|"]
-    for arm, wanted in data.ablation.items():
-        found = pairs(folder, data.number, arm, "mireg-4")
+def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
+    """Every variant of a method beside the method with its defaults, which comes first."""
+    lines = ["| settings | seeds | Dice | sd over seeds | to the defaults [95 %] |", "|---|---|---|---|---|"]
+    default = next(iter(arms))
+    for arm, wanted in arms.items():
+        found = pairs(folder, data.number, arm, default)
         difference = "-"
-        if found is not None and arm != "mireg-4":
+        if found is not None and arm != default:
             difference = _interval(paired_interval(found[0] - found[1]), "+.4f")
-        settings = ", ".join(f"`{text}`" for text in ARMS[arm][2]) or "its defaults"
+        settings = ", ".join(f"`{text}`" for text in ARMS[arm][2]) or "defaults"
         lines.append(f"| {settings} | {_dice(folder, data, arm, wanted)} | {difference} |")
     return "\n".join(lines)
 
@@ -137,8 +157,7 @@ def tables(folder: Path) -> dict[str, str]:
     found = {}
     for name, data in DATASETS.items():
         found[name] = main_table(folder, data)
-        if data.ablation:
-            found[f"{name}-ablation"] = ablation_table(folder, data)
+        found |= {f"{name}-{method}": variants_table(folder, data, arms) for method, arms in data.variants.items()}
     return found
 
 
@@ -171,7 +190,10 @@ def missing(folder: Path) -> list[Missing]:
         ratios = {row["arm"]: float(row["step / stock"]) for row in csv.DictReader(stream)}
     found = []
     for data in DATASETS.values():
-        for arm, wanted in (data.main | data.ablation).items():
+        arms = data.main.copy()
+        for variants in data.variants.values():
+            arms |= variants
+        for arm, wanted in arms.items():
             seeds = tuple(seed for seed in range(wanted) if not (folder / csv_name(data.number, arm, seed)).exists())
             if seeds:
                 hours = len(seeds) * data.minutes * ratios.get(ARMS[arm][0], max(ratios.values())) / 60

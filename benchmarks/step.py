@@ -34,13 +34,13 @@ from nnunetv2_semisup.networks.ema import update_teacher
 from nnunetv2_semisup.networks.features import unwrapped
 
 FULL = {"schedule": {"warmup": 0.0, "ramp": 0.0}}
-OWN = {**FULL, "teacher": {"source": "own"}}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "stock": ("nnUNetTrainer", {}),
     "labeledonly": ("nnUNetTrainerLabeledOnly", {}),
     "mireg": ("nnUNetTrainerMIReg", FULL),
-    "mireg, consistency only": ("nnUNetTrainerMIReg", {**FULL, "mi": {"weight": 0.0}}),
-    "mireg, own view": ("nnUNetTrainerMIReg", OWN),
+    "mireg, no MI": ("nnUNetTrainerMIReg", {**FULL, "mi": {"weight": 0.0}}),
+    "mireg, mean teacher": ("nnUNetTrainerMIReg", {**FULL, "output": {"form": "mean_teacher"}}),
+    "mireg, own view": ("nnUNetTrainerMIReg", {**FULL, "output": {"form": "own_view"}}),
     "meanteacher": ("nnUNetTrainerMeanTeacher", FULL),
     "uamt": ("nnUNetTrainerUAMT", FULL),
     "cps": ("nnUNetTrainerCPS", FULL),

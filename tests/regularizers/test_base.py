@@ -51,11 +51,12 @@ def test_truth_of_regions_with_and_without_an_ignore_label():
 
 
 def test_views_are_shared_between_methods_but_not_within_one():
-    mireg, fixmatch, entropymin = (build(m, facts_of(network_of())) for m in ("mireg", "fixmatch", "entropymin"))
-    kinds = kinds_of([mireg, fixmatch, entropymin])
+    names = ("meanteacher", "fixmatch", "entropymin")
+    meanteacher, fixmatch, entropymin = (build(name, facts_of(network_of())) for name in names)
+    kinds = kinds_of([meanteacher, fixmatch, entropymin])
     assert sorted(kinds) == ["plain", "stock", "stock", "strong"]
     views = [torch.full((1,), float(index)) for index in range(4)]
-    for regularizer in (mireg, fixmatch, entropymin):
+    for regularizer in (meanteacher, fixmatch, entropymin):
         got = chosen(regularizer.views, kinds, views)
         assert [kinds[int(view)] for view in got] == list(regularizer.views)
         assert len({int(view) for view in got}) == len(got)

@@ -63,15 +63,15 @@ def test_labeled_only_without_settings_equals_stock(in_toy):
 
 def test_zero_weights_equal_stock(in_toy):
     """All weights 0: nothing unlabelled is drawn or computed."""
-    settings = {"mi": {"weight": 0.0}, "consistency": {"weight": 0.0}}
+    settings = {"mi": {"weight": 0.0}, "pseudo_label": {"cross_entropy": 0.0, "dice": 0.0}}
     assert_equal(Recorded(in_toy.trainer("nnUNetTrainerMIReg", settings, plans_name="zero")), stock(in_toy))
 
 
-@pytest.mark.parametrize("source", ["own", "ema"])
-def test_labelled_batches_equal_stock_whatever_the_weights(in_toy, source):
+@pytest.mark.parametrize("form", ["own_view", "mean_teacher", "weak_to_strong"])
+def test_labelled_batches_equal_stock_whatever_the_weights(in_toy, form):
     """The unlabelled step draws from streams of its own, so it must change the weights and nothing else."""
-    settings = merged({"schedule": {"warmup": 0.0, "ramp": 0.0}}, {"teacher": {"source": source}})
-    ours = Recorded(in_toy.trainer("nnUNetTrainerMIReg", settings, plans_name=f"full_{source}"))
+    settings = merged({"schedule": {"warmup": 0.0, "ramp": 0.0}}, {"output": {"form": form}})
+    ours = Recorded(in_toy.trainer("nnUNetTrainerMIReg", settings, plans_name=f"full_{form}"))
     theirs = stock(in_toy)
     assert all(torch.equal(a, b) for a, b in zip(ours.batches, theirs.batches, strict=True))
     assert ours.losses[0] == theirs.losses[0]
@@ -83,7 +83,7 @@ def test_a_vanishing_weight_goes_through_the_whole_machinery_and_hardly_moves_th
     settings = {
         "schedule": {"warmup": 0.0, "ramp": 0.0},
         "mi": {"weight": 1e-12},
-        "consistency": {"weight": 1e-12},
+        "pseudo_label": {"cross_entropy": 1e-12, "dice": 1e-12},
     }
     ours = Recorded(in_toy.trainer("nnUNetTrainerMIReg", settings, plans_name="vanishing"))
     assert ours.trainer.run_log is not None

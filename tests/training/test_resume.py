@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_exactly(in_toy, trainer_name, monkeypatch):
 
 
 def test_the_own_view_variant_goes_on_exactly_too(in_toy):
-    settings = merged(LENGTH, {"teacher": {"source": "own"}, "mi": {"head": "mlp"}})
+    settings = merged(LENGTH, {"output": {"form": "own_view"}, "mi": {"head": "mlp"}})
     runs = []
     for name in ("own_a", "own_b"):
         trainer = in_toy.trainer("nnUNetTrainerMIReg", settings, plans_name=name)

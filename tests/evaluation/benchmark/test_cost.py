@@ -37,9 +37,9 @@ def test_without_a_length_it_is_nnunets(in_toy):
         # Per unlabelled step: student and teacher see each case once, or the student sees one case twice.
         (("schedule.warmup=0",), 30 * 2 * BATCH),
         (("schedule.warmup=0.5",), 15 * 2 * BATCH),
-        (("schedule.warmup=0", "teacher.source=own"), 30 * BATCH),
+        (("schedule.warmup=0", "output.form=own_view"), 30 * BATCH),
         (("schedule.warmup=0", "data.batch_size=5"), 30 * 2 * 5),
-        (("schedule.warmup=0", "mi.weight=0", "consistency.weight=0"), 0),
+        (("schedule.warmup=0", "mi.weight=0", "pseudo_label.cross_entropy=0", "pseudo_label.dice=0"), 0),
     ],
 )
 def test_unlabeled_samples_come_on_top(in_toy, settings, unlabeled):
