@@ -4,7 +4,8 @@
 
 FOLDER of --data holds raw nnU-Net datasets. A killed run goes on where it stopped when the same command is given.
 60 epochs of 50 labelled iterations, batch 2, features 12-24-48-96, stock augmentation, last checkpoint, nnU-Net's own
-validation of the fold. docs/reference/results.md is made of the files by benchmarks/results.py.
+validation of the fold; "dice_one_piece" is that of the largest component of each class alone, as a post-processing
+would leave it. docs/reference/results.md is made of the files by benchmarks/results.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2_semisup.data.pieces import largest_component
 from nnunetv2_semisup.methods import methods
 
 RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
@@ -92,11 +97,21 @@ def write_csv(fold: Path, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["case", "class", "dice"])
+        writer.writerow(["case", "class", "dice", "dice_one_piece"])
         for case in summary["metric_per_case"]:
             name = Path(case["reference_file"]).name.removesuffix(".nii.gz")
+            truth, prediction = (read_labels(case[f"{which}_file"]) for which in ("reference", "prediction"))
             for label, metrics in case["metrics"].items():
-                writer.writerow([name, label, f"{metrics['Dice']:.6f}"])
+                one_piece = dice(truth == int(label), largest_component(prediction == int(label)))
+                writer.writerow([name, label, f"{metrics['Dice']:.6f}", f"{one_piece:.6f}"])
+
+
+def read_labels(file: str) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(file))
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    return float(2 * (first & second).sum() / (first.sum() + second.sum()))
 
 
 def call(*command: str) -> None:

@@ -72,8 +72,8 @@ DATASETS = {
 }  # fmt: skip
 
 
-def read(folder: Path, dataset: int, arm: str) -> dict[int, dict[str, float]]:
-    """Seed -> case -> mean Dice over the classes, of every run that has a file."""
+def read(folder: Path, dataset: int, arm: str, column: str = "dice") -> dict[int, dict[str, float]]:
+    """Seed -> case -> mean over the classes of a column, of every run that has a file with it."""
     seeds = {}
     for seed in range(100):
         file = folder / csv_name(dataset, arm, seed)
@@ -81,7 +81,8 @@ def read(folder: Path, dataset: int, arm: str) -> dict[int, dict[str, float]]:
             cases: dict[str, list[float]] = {}
             with file.open(newline="") as stream:
                 for row in csv.DictReader(stream):
-                    cases.setdefault(row["case"], []).append(float(row["dice"]))
+                    if column in row:
+                        cases.setdefault(row["case"], []).append(float(row[column]))
             seeds[seed] = {case: float(np.mean(dice)) for case, dice in cases.items()}
     return seeds
 
@@ -99,8 +100,8 @@ def pairs(folder: Path, dataset: int, *arms: str) -> Values | None:
 def main_table(folder: Path, data: Dataset) -> str:
     """Every arm beside LabeledOnly with the same labels, and the share of the gap to all labels that it closes."""
     lines = [
-        "| trainer | labels | seeds | Dice | sd over seeds | to LabeledOnly, 4 labels [95 %] | share of the gap |",
-        "|---|---|---|---|---|---|---|",
+        "| trainer | labels | seeds | Dice | sd | largest pieces | to LabeledOnly, 4 labels [95 %] | share of the gap |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for arm, wanted in data.main.items():
         found = pairs(folder, data.number, arm, BASE, FULL)
@@ -116,7 +117,7 @@ def main_table(folder: Path, data: Dataset) -> str:
 
 def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
     """Every variant of a method beside the method with its defaults, which comes first."""
-    lines = ["| settings | seeds | Dice | sd over seeds | to the defaults [95 %] |", "|---|---|---|---|---|"]
+    lines = ["| settings | seeds | Dice | sd | largest pieces | to the defaults [95 %] |", "|---|---|---|---|---|---|"]
     default = next(iter(arms))
     for arm, wanted in arms.items():
         found = pairs(folder, data.number, arm, default)
@@ -129,13 +130,17 @@ def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
 
 
 def _dice(folder: Path, data: Dataset, arm: str, wanted: int) -> str:
-    """Three cells: seeds, mean, spread."""
-    means = [float(np.mean(list(cases.values()))) for cases in read(folder, data.number, arm).values()]
+    """Four cells: seeds, mean, spread, and the mean of the largest components alone where all files have it."""
+    means, one_piece = (
+        [float(np.mean(list(cases.values()))) for cases in read(folder, data.number, arm, column).values() if cases]
+        for column in ("dice", "dice_one_piece")
+    )
     if not means:
-        return f"0 of {wanted} | not run | -"
+        return f"0 of {wanted} | not run | - | -"
     seeds = str(len(means)) if len(means) >= wanted else f"{len(means)} of {wanted}"
     spread = f"{np.std(means, ddof=1):.4f}" if len(means) > 1 else "-"
-    return f"{seeds} | {np.mean(means):.4f} | {spread}"
+    largest = f"{np.mean(one_piece):.4f}" if len(one_piece) == len(means) else "-"
+    return f"{seeds} | {np.mean(means):.4f} | {spread} | {largest}"
 
 
 def _name(arm: str) -> str:

@@ -26,8 +26,8 @@ def results() -> ModuleType:
 def write(folder: Path, results: ModuleType, arm: str, seed: int, dice: list[float]) -> None:
     with (folder / results.csv_name(804, arm, seed)).open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["case", "class", "dice"])
-        writer.writerows([[f"case{i}", 1, value] for i, value in enumerate(dice)])
+        writer.writerow(["case", "class", "dice", "dice_one_piece"])
+        writer.writerows([[f"case{i}", 1, value, value + 0.01] for i, value in enumerate(dice)])
 
 
 def test_the_page_is_what_the_script_makes_of_the_files(results: ModuleType):
@@ -43,7 +43,7 @@ def test_a_row_has_the_paired_difference_and_the_share_of_the_gap(results: Modul
         write(tmp_path, results, "fixmatch-4", seed, [0.60, 0.70, 0.80, 0.90])
     rows = {line.split(" | ")[0]: line for line in results.main_table(tmp_path, data_of(results)).splitlines()}
     assert rows["| FixMatch"].split(" | ")[1:] == [
-        "4", "2 of 3", "0.7500", "0.0000", "+0.1000 [+0.1000, +0.1000]", "0.50 [0.50, 0.50] |",
+        "4", "2 of 3", "0.7500", "0.0000", "0.7600", "+0.1000 [+0.1000, +0.1000]", "0.50 [0.50, 0.50] |",
     ]  # fmt: skip
     assert rows["| CPS"].split(" | ")[2:4] == ["0 of 1", "not run"]
 
