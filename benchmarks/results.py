@@ -28,6 +28,7 @@ from nnunetv2_semisup.methods import methods
 PAGE = RESULTS.parent / "results.md"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BASE, FULL = "labeledonly-4", "labeledonly-all"
+DICE = ("seeds", "Dice", "sd", "largest pieces")
 Values = npt.NDArray[np.float64]
 
 
@@ -99,10 +100,7 @@ def pairs(folder: Path, dataset: int, *arms: str) -> Values | None:
 
 def main_table(folder: Path, data: Dataset) -> str:
     """Every arm beside LabeledOnly with the same labels, and the share of the gap to all labels that it closes."""
-    lines = [
-        "| trainer | labels | seeds | Dice | sd | largest pieces | to LabeledOnly, 4 labels | cases better | share of gap |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [_row("trainer", "labels", *DICE, "to LabeledOnly, 4 labels", "cases better", "share of gap"), _rule(9)]
     for arm, wanted in data.main.items():
         found = pairs(folder, data.number, arm, BASE, FULL)
         difference = better = share = "-"
@@ -113,14 +111,13 @@ def main_table(folder: Path, data: Dataset) -> str:
             better = f"{(by_case > 0).sum()} of {by_case.size}"
             if arm != FULL:
                 share = _interval(share_interval(ours - base, full - base), ".2f")
-        cells = _name(arm), _labels(arm), _dice(folder, data, arm, wanted), difference, better, share
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_row(_name(arm), _labels(arm), *_dice(folder, data, arm, wanted), difference, better, share))
     return "\n".join(lines)
 
 
 def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
     """Every variant of a method beside the method with its defaults, which comes first."""
-    lines = ["| settings | seeds | Dice | sd | largest pieces | to the defaults [95 %] |", "|---|---|---|---|---|---|"]
+    lines = [_row("settings", *DICE, "to the defaults"), _rule(6)]
     default = next(iter(arms))
     for arm, wanted in arms.items():
         found = pairs(folder, data.number, arm, default)
@@ -128,22 +125,30 @@ def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
         if found is not None and arm != default:
             difference = _interval(paired_interval(found[0] - found[1]), "+.4f")
         settings = ", ".join(f"`{text}`" for text in ARMS[arm][2]) or "defaults"
-        lines.append(f"| {settings} | {_dice(folder, data, arm, wanted)} | {difference} |")
+        lines.append(_row(settings, *_dice(folder, data, arm, wanted), difference))
     return "\n".join(lines)
 
 
-def _dice(folder: Path, data: Dataset, arm: str, wanted: int) -> str:
-    """Four cells: seeds, mean, spread, and the mean of the largest components alone where all files have it."""
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(columns: int) -> str:
+    return "|" + "---|" * columns
+
+
+def _dice(folder: Path, data: Dataset, arm: str, wanted: int) -> tuple[str, str, str, str]:
+    """The cells of DICE; the mean of the largest components alone where all files have it."""
     means, one_piece = (
         [float(np.mean(list(cases.values()))) for cases in read(folder, data.number, arm, column).values() if cases]
         for column in ("dice", "dice_one_piece")
     )
     if not means:
-        return f"0 of {wanted} | not run | - | -"
+        return f"0 of {wanted}", "not run", "-", "-"
     seeds = str(len(means)) if len(means) >= wanted else f"{len(means)} of {wanted}"
     spread = f"{np.std(means, ddof=1):.4f}" if len(means) > 1 else "-"
     largest = f"{np.mean(one_piece):.4f}" if len(one_piece) == len(means) else "-"
-    return f"{seeds} | {np.mean(means):.4f} | {spread} | {largest}"
+    return seeds, f"{np.mean(means):.4f}", spread, largest
 
 
 def _name(arm: str) -> str:
