@@ -14,8 +14,10 @@ from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
 from tests.regularizers.toy_step import build, facts_of, network_of, pseudo_label, random_views, step_of
 
+UNMIXED = {"mixing": {"share": 0.0}, "pseudo_label": {"threshold": 0.0}}
 SAME_DRAWS = {
-    "fixmatch": {"mixing": {"share": 0.0}, "pseudo_label": {"threshold": 0.0}},
+    "fixmatch": UNMIXED,
+    "mireg": UNMIXED,
     "uamt": {"uncertainty": {"noise": 0.0, "start": 1.0, "end": 1.0}},
 }
 """A process draws for its own samples alone: settings that leave nothing to the draw, and no voxel out."""
