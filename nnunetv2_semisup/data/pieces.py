@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from acvl_utils.morphology.morphology_helper import label_with_component_sizes
+from acvl_utils.morphology.morphology_helper import cc3d_label_with_component_sizes
 
 PATCHES = 4
 """Patches drawn of each case."""
@@ -51,11 +51,11 @@ def structures_in_one_piece(
 
 
 def largest_component(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The largest connected component of a mask in any number of dimensions; empty where the mask is.
+    """The largest connected component of a mask with two or three axes; empty where the mask is.
 
     Voxels are connected through faces, edges and corners. Of several that are largest the first stays.
     """
-    components, sizes = label_with_component_sizes(mask)
+    components, sizes = cc3d_label_with_component_sizes(mask, connectivity=26 if mask.ndim == 3 else 8)
     kept: npt.NDArray[np.bool_] = components == max(sizes, key=sizes.get, default=-1)
     return kept
 
