@@ -129,7 +129,7 @@ class FeatureInformation(nn.Module):
                     use_reentrant=False,
                     preserve_rng_state=False,
                 )
-                for head in self.heads[name]  # type: ignore[union-attr]  # a ModuleList
+                for head in self.heads[name]  # type: ignore[attr-defined]  # a ModuleList
             ]
             losses, entropies = (torch.stack(values).mean() for values in zip(*results, strict=True))
             terms[name] = losses
