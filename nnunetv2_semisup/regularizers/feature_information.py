@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -114,21 +115,11 @@ class FeatureInformation(nn.Module):
         for tap, reference, feature in zip(self.taps, references, features, strict=True):
             name = term_of(tap)
             mask = None if shared is None else F.interpolate(shared.float(), size=feature.shape[2:], mode="nearest")
-            term = self._global if tap == BOTTLENECK else self._local
             # A map of K clusters is as large as the features that it comes from. Made anew in the backward, there is
             # one pair of them at a time, and not one for every sub-head and tap.
+            compare = partial(self._compare, tap, geometry=geometry, mask=mask, reduce=reduce)
             results = [
-                checkpoint(
-                    term,
-                    head,
-                    reference,
-                    feature,
-                    geometry,
-                    mask,
-                    reduce,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
+                checkpoint(compare, head, reference, feature, use_reentrant=False, preserve_rng_state=False)
                 for head in self.heads[name]  # type: ignore[attr-defined]  # a ModuleList
             ]
             losses, entropies = (torch.stack(values).mean() for values in zip(*results, strict=True))
@@ -147,8 +138,9 @@ class FeatureInformation(nn.Module):
             if entropy < 0.1
         ]
 
-    def _local(
+    def _compare(
         self,
+        tap: int,
         head: nn.Module,
         reference: Tensor,
         feature: Tensor,
@@ -156,25 +148,18 @@ class FeatureInformation(nn.Module):
         mask: Tensor | None,
         reduce: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
-        z1, z2 = geometry(head(reference)), head(feature)
-        loss = local_mi_loss(z1, z2, self.settings.radius, mask, reduce=reduce)  # type: ignore[arg-type]  # resolved
+        """Loss of one sub-head, and the entropy of its marginal: of regions at the bottleneck, else of voxels."""
+        if tap == BOTTLENECK:
+            grid = self.settings.grid
+            z1, z2 = (_rows(head(regional_means(x, grid, mask))) for x in (geometry(reference), feature))
+            if mask is not None:
+                inside = regional_means(mask, grid).flatten() > 0
+                z1, z2 = z1[inside], z2[inside]
+            loss = global_mi_loss(z1, z2, reduce=reduce)
+        else:
+            z1, z2 = geometry(head(reference)), head(feature)
+            loss = local_mi_loss(z1, z2, self.settings.radius, mask, reduce=reduce)  # type: ignore[arg-type]  # resolved
         return loss, marginal_entropy(z2.detach())
-
-    def _global(
-        self,
-        head: nn.Module,
-        reference: Tensor,
-        feature: Tensor,
-        geometry: Geometry,
-        mask: Tensor | None,
-        reduce: Callable[[Tensor], Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        grid = self.settings.grid
-        z1, z2 = (_rows(head(regional_means(x, grid, mask))) for x in (geometry(reference), feature))
-        if mask is not None:
-            inside = regional_means(mask, grid).flatten() > 0
-            z1, z2 = z1[inside], z2[inside]
-        return global_mi_loss(z1, z2, reduce=reduce), marginal_entropy(z2.detach())
 
 
 def term_of(tap: int) -> str:
