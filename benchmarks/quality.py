@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn
 
 from nnunetv2_semisup.data.pieces import largest_component
 from nnunetv2_semisup.methods import methods
@@ -110,8 +112,9 @@ def read_labels(file: str) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(file))
 
 
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    return float(2 * (first & second).sum() / (first.sum() + second.sum()))
+def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
+    tp, fp, fn, _ = compute_tp_fp_fn_tn(truth, prediction)
+    return float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn else math.nan
 
 
 def call(*command: str) -> None:
