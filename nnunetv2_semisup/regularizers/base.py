@@ -20,6 +20,21 @@ Forward = Callable[[Tensor, Sequence[int]], tuple[Tensor, list[Tensor]]]
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What is known of a training before anything is written.
+
+    Attributes:
+        level_voxels: voxels of a patch at each level of the network, bottleneck first.
+        batch_size: patches a labelled step.
+        n_structures: classes without background, or regions.
+    """
+
+    level_voxels: tuple[int, ...]
+    batch_size: int
+    n_structures: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a regularizer may know of the training it takes part in.
 
@@ -30,6 +45,7 @@ class Facts:
         batch_size: labelled patches a step (of this process).
         has_regions: outputs are overlapping regions (sigmoid), not classes (softmax).
         mirror_axes: spatial axes that nnU-Net mirrors, here and at inference.
+        in_plane: nnU-Net augments slice by slice, since the first axis is much coarser than the others.
         ignore_label: the value of voxels without a label in a target of classes; None where there is none.
         regions: the labels of each region, where outputs are regions.
         one_piece: tells which structures (classes but background, or regions, from 1) come in one piece in patches of
@@ -42,6 +58,7 @@ class Facts:
     batch_size: int
     has_regions: bool
     mirror_axes: tuple[int, ...]
+    in_plane: bool = False
     ignore_label: int | None = None
     regions: tuple[tuple[int, ...], ...] = ()
     one_piece: Callable[[], tuple[int, ...]] = tuple
@@ -180,11 +197,10 @@ class Regularizer(nn.Module, ABC):
         self.facts = facts
 
     @classmethod
-    def check(cls, settings: Any, n_levels: int, n_structures: int) -> None:
+    def check(cls, settings: Any, outline: Outline) -> None:
         """Refuse, before anything is written, settings that do not fit network or dataset. Default: none.
 
-        `n_levels` counts the network's levels, bottleneck and decoder stages; `n_structures` the classes without
-        background, or the regions. Raises SemiSupervisedError.
+        Raises SemiSupervisedError.
         """
         return
 

@@ -18,9 +18,8 @@ from nnunetv2_semisup.data.geometry import Geometry
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts
+from nnunetv2_semisup.regularizers.taps import BOTTLENECK, window_radius
 
-BOTTLENECK = 0
-"""The tap that is pooled into regions; all others are compared voxel by voxel."""
 Radius = Annotated[int, Field(ge=0, le=5)]
 
 
@@ -55,9 +54,7 @@ class MISettings(Section):
         """With windows from the spacing: the same reach in millimetres along every axis, as far as voxels allow."""
         if self.radius != "auto":
             return self
-        finest = min(facts.spacing)
-        radius = [1 if spacing < 2 * finest else 0 for spacing in facts.spacing]
-        return self.model_copy(update={"radius": radius})
+        return self.model_copy(update={"radius": window_radius(1, facts.spacing)})
 
 
 class FeatureInformation(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
-from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
 from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
@@ -40,9 +40,9 @@ class FixMatch(Regularizer):
         self.ema_decay = settings.teacher.decay
 
     @classmethod
-    def check(cls, settings: FixMatchSettings, n_levels: int, n_structures: int) -> None:
+    def check(cls, settings: FixMatchSettings, outline: Outline) -> None:
         """Refuse a structure that the dataset does not have."""
-        settings.pseudo_label.check(n_structures)
+        settings.pseudo_label.check(outline.n_structures)
 
     @classmethod
     def resolve(cls, settings: FixMatchSettings, facts: Facts) -> FixMatchSettings:

@@ -12,13 +12,13 @@ from torch import Tensor
 from nnunetv2_semisup.configuration.settings import Section, SemiSupervisedSettings, Weight
 from nnunetv2_semisup.data.geometry import draw_geometry
 from nnunetv2_semisup.data.mixing import Mix
-from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
-from nnunetv2_semisup.regularizers.base import Facts, Outcome, Regularizer, Step
-from nnunetv2_semisup.regularizers.feature_information import BOTTLENECK, FeatureInformation, MISettings
+from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
+from nnunetv2_semisup.regularizers.feature_information import FeatureInformation, MISettings
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import TERMS, PseudoLabels, PseudoLabelSettings, pseudo_label_terms
 from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
+from nnunetv2_semisup.regularizers.taps import refuse_missing_taps
 from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 
 Output = tuple[Tensor, Sequence[Tensor]]
@@ -81,15 +81,10 @@ class MIReg(Regularizer):
         self.sign_names = [*self.information.sign_names, *AGREEMENT]
 
     @classmethod
-    def check(cls, settings: MIRegSettings, n_levels: int, n_structures: int) -> None:
+    def check(cls, settings: MIRegSettings, outline: Outline) -> None:
         """Refuse a tap that the network does not have, and a structure that the dataset does not have."""
-        settings.pseudo_label.check(n_structures)
-        for tap in settings.mi.taps:
-            if not -n_levels < tap <= BOTTLENECK:
-                raise SemiSupervisedError(
-                    f"mi.taps = {settings.mi.taps} is not allowed for this network; allowed are 0 (bottleneck) and "
-                    f"{1 - n_levels} to -1 (decoder stages)"
-                )
+        settings.pseudo_label.check(outline.n_structures)
+        refuse_missing_taps("mi.taps", settings.mi.taps, outline)
 
     @classmethod
     def resolve(cls, settings: MIRegSettings, facts: Facts) -> MIRegSettings:

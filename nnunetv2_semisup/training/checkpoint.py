@@ -1,19 +1,77 @@
-"""Our section of a checkpoint, and how checkpoints reach the disk whole."""
+"""Our section of a checkpoint: what is in it, how it reaches the disk whole, and how a training goes on from it."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nnunetv2_semisup.configuration.settings import Settings
+from nnunetv2_semisup.data.random_streams import global_state, restore_global_state
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.networks.ema import make_teacher
+from nnunetv2_semisup.networks.features import unwrapped
 
 SECTION = "semisup"
 FORMAT = 1
+
+
+def section_of(trainer: Any) -> dict[str, Any]:
+    """Everything of ours in a training between two epochs, as plain tensors, numbers, texts, lists and dicts."""
+    modules = {"heads": trainer.heads, "teacher": trainer.teacher, "peer": trainer.peer}
+    return {
+        "format": FORMAT,
+        "method": trainer.method(),
+        "settings": trainer.settings.model_dump(),
+        "requested": trainer.requested.model_dump(),
+        "cases": trainer.case_lists(),
+        "optimizer_steps": trainer.optimizer_steps,
+        "cost": asdict(trainer.cost),
+        "modules": {name: dict(module.state_dict()) for name, module in modules.items() if module is not None},
+        "optimizers": {} if trainer.head_optimizer is None else {"heads": trainer.head_optimizer.state_dict()},
+        "rng": {
+            "process": global_state(),
+            "unlabeled": trainer.streams.state_dict(),
+            "regularizers": trainer.generator.get_state(),
+        },
+    }
+
+
+def restore(trainer: Any, section: Mapping[str, Any]) -> None:
+    """Put a section's weights, optimiser states and counters into an initialised trainer."""
+    modules = section["modules"]
+    trainer.heads.load_state_dict(modules["heads"])
+    if trainer.head_optimizer is not None and "heads" in section["optimizers"]:
+        trainer.head_optimizer.load_state_dict(section["optimizers"]["heads"])
+    if trainer.peer is not None:
+        trainer.peer.load_state_dict(modules["peer"])
+    if "teacher" in modules:
+        trainer.teacher = make_teacher(unwrapped(trainer.network))
+        trainer.teacher.load_state_dict(modules["teacher"])
+    trainer.optimizer_steps = section["optimizer_steps"]
+    vars(trainer.cost).update(section["cost"])
+
+
+def restore_random_states(trainer: Any, section: Mapping[str, Any]) -> None:
+    """Let every random stream go on where it stood, this process's global ones included."""
+    rng = section["rng"]
+    trainer.streams.load_state_dict(rng["unlabeled"])
+    trainer.generator.set_state(rng["regularizers"])
+    restore_global_state(rng["process"])
+
+
+def continued_settings(section: Mapping[str, Any], model: type[Settings], requested: Settings) -> Settings:
+    """The stored, resolved settings; only a larger number of epochs is taken from the request."""
+    settings = model.parse(section["settings"], origin="the checkpoint")
+    wanted = requested.training.num_epochs
+    if wanted == "auto":
+        return settings
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"num_epochs": wanted})})
 
 
 def save_with_section(save_stock: Callable[[io.BytesIO], None], file: Path, section: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ MOST_CASES = 64
 
 def facts_of(trainer: Any) -> Facts:
     """The facts of a trainer whose network exists."""
-    _, _, _, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    _, in_plane, _, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     patch_size = tuple(int(size) for size in trainer.configuration_manager.patch_size)
     labels = trainer.label_manager
     return Facts(
@@ -27,6 +27,7 @@ def facts_of(trainer: Any) -> Facts:
         batch_size=int(trainer.batch_size),
         has_regions=labels.has_regions,
         mirror_axes=tuple(mirror_axes or ()),
+        in_plane=bool(in_plane),
         ignore_label=labels.ignore_label,
         regions=tuple(map(_members, labels.foreground_regions)) if labels.has_regions else (),
         one_piece=partial(_structures_in_one_piece, trainer),

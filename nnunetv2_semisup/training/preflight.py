@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -18,6 +19,7 @@ from nnunetv2_semisup.configuration.settings import Settings
 from nnunetv2_semisup.data.selection import RunCases, select_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.features import refuse_unsupported_network
+from nnunetv2_semisup.regularizers.base import Outline
 
 OLDEST_NNUNET = "2.8.1"
 
@@ -63,16 +65,16 @@ def check_support(plans: Mapping[str, Any], configuration: str, device: torch.de
     refuse_unsupported_network(manager.network_arch_class_name)
 
 
-def number_of_levels(plans: Mapping[str, Any], configuration: str) -> int:
-    """Levels of the network of these plans, bottleneck and decoder stages."""
+def outline_of(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> Outline:
+    """What regularizers check their settings against."""
     manager = PlansManager(dict(plans)).get_configuration(configuration)
-    return len(manager.network_arch_init_kwargs["strides"])
-
-
-def number_of_structures(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> int:
-    """Classes without background, or regions, of the dataset."""
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset_json))
-    return len(labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+    voxels, size = [], np.array(manager.patch_size)
+    for stride in manager.network_arch_init_kwargs["strides"]:
+        size = -(-size // np.array(stride))
+        voxels.append(int(size.prod()))
+    structures = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    return Outline(tuple(reversed(voxels)), int(manager.batch_size), len(structures))
 
 
 @dataclass(frozen=True)

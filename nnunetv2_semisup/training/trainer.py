@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from nnunetv2_semisup.configuration.auto import with_numbers
 from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
 from nnunetv2_semisup.configuration.sources import settings_for
 from nnunetv2_semisup.data.loader import process_budget, start_loader, stop_loader
-from nnunetv2_semisup.data.random_streams import RandomStreams, global_state, restore_global_state, seed_global
+from nnunetv2_semisup.data.random_streams import RandomStreams, seed_global
 from nnunetv2_semisup.data.views import without_timing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
@@ -32,14 +31,7 @@ from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.facts import facts_of
 from nnunetv2_semisup.training.peer import build_peer
-from nnunetv2_semisup.training.preflight import (
-    Place,
-    check_environment,
-    check_support,
-    find_cases,
-    number_of_levels,
-    number_of_structures,
-)
+from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, outline_of
 from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
@@ -84,9 +76,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers:
             check_support(plans, configuration, device)
         self.requested = settings_for(self.settings_model(), self.method(), plans)
-        levels, structures = number_of_levels(plans, configuration), number_of_structures(plans, dataset_json)
+        outline = outline_of(plans, configuration, dataset_json)
         for regularizer in self.regularizers:
-            regularizer.check(self.requested, levels, structures)
+            regularizer.check(self.requested, outline)
         place = Place.of(type(self).__name__, plans, configuration, fold)
         self.continues = bool(plans.get("continue_training", False))
         need_unlabeled = bool(self.regularizers) and (self.continues or not place.is_finished)
@@ -134,9 +126,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if training.lr_warmup_epochs > 0:
             self.lr_scheduler: Any = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs)
         self.streams = RandomStreams(None if training.seed is None else training.seed + self.local_rank)
-        self._generator = torch.Generator()
+        self.generator = torch.Generator()
         with self.streams.active():
-            self._generator.manual_seed(int(torch.randint(2**62, ())))
+            self.generator.manual_seed(int(torch.randint(2**62, ())))
             self._build_regularizers()
             if any(regularizer.needs_peer for regularizer in self._regularizers):
                 self.peer = build_peer(self)
@@ -167,7 +159,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.settings = with_numbers(resolved, training, {"batch_size": max(self.batch_size // samples, 1)})
         call = torch.compile(forward_with_features) if self._do_i_compile() else forward_with_features
         self._unlabeled_pass = UnlabeledPass(
-            self._regularizers, kinds_of(self._regularizers), call, self._generator, self._means, self.cost
+            self._regularizers, kinds_of(self._regularizers), call, self.generator, self._means, self.cost
         )
 
     def _plan_rounds(self) -> None:
@@ -230,7 +222,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self._rounds is not None and self._draws_unlabeled and (folder := resume_round(self, self._rounds)):
             self._start_unlabeled(folder)
         if self._restored is not None:
-            self._restore_random_states(self._restored["rng"])
+            checkpoint.restore_random_states(self, self._restored)
         elif self.settings.training.seed is not None:
             seed_global(self.settings.training.seed + self.local_rank)
 
@@ -375,28 +367,10 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        checkpoint.save_with_section(super().save_checkpoint, Path(filename), self._section())
+        checkpoint.save_with_section(super().save_checkpoint, Path(filename), checkpoint.section_of(self))
 
-    def _section(self) -> dict[str, Any]:
-        modules = {"heads": self.heads, "teacher": self.teacher, "peer": self.peer}
-        return {
-            "format": checkpoint.FORMAT,
-            "method": self.method(),
-            "settings": self.settings.model_dump(),
-            "requested": self.requested.model_dump(),
-            "cases": self._case_lists(),
-            "optimizer_steps": self.optimizer_steps,
-            "cost": asdict(self.cost),
-            "modules": {name: dict(m.state_dict()) for name, m in modules.items() if m is not None},
-            "optimizers": {} if self.head_optimizer is None else {"heads": self.head_optimizer.state_dict()},
-            "rng": {
-                "process": global_state(),
-                "unlabeled": self.streams.state_dict(),
-                "regularizers": self._generator.get_state(),
-            },
-        }
-
-    def _case_lists(self) -> dict[str, list[str]]:
+    def case_lists(self) -> dict[str, list[str]]:
+        """Identifiers of the run: "labeled", "val" and "unlabeled"."""
         labeled, val = self._split or self.do_split()
         return {"labeled": [*map(str, labeled)], "val": [*map(str, val)], "unlabeled": list(self.cases.unlabeled)}
 
@@ -409,35 +383,13 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                 "weights use -pretrained_weights instead of --c"
             )
         if self.continues:
-            checkpoint.refuse_changes(section, self.requested.model_dump(), self._case_lists())
+            checkpoint.refuse_changes(section, self.requested.model_dump(), self.case_lists())
         if not self.was_initialized:
-            self.settings = self._continued(section["settings"])
+            self.settings = checkpoint.continued_settings(section, self.settings_model(), self.requested)
         super().load_checkpoint(filename_or_checkpoint)
-        self.heads.load_state_dict(section["modules"]["heads"])
-        if self.head_optimizer is not None and "heads" in section["optimizers"]:
-            self.head_optimizer.load_state_dict(section["optimizers"]["heads"])
-        if self.peer is not None:
-            self.peer.load_state_dict(section["modules"]["peer"])
-        if "teacher" in section["modules"]:
-            self.teacher = make_teacher(unwrapped(self.network))
-            self.teacher.load_state_dict(section["modules"]["teacher"])
-        self.optimizer_steps = section["optimizer_steps"]
-        vars(self.cost).update(section["cost"])
+        checkpoint.restore(self, section)
         self._restored = section if self.continues else None
         self._weights_of = Path(str(filename_or_checkpoint)).name
-
-    def _continued(self, stored: dict[str, Any]) -> Settings:
-        """The stored, resolved settings; only a larger number of epochs is taken from the plans."""
-        settings = self.settings_model().parse(stored, origin="the checkpoint")
-        wanted = self.requested.training.num_epochs
-        if wanted == "auto":
-            return settings
-        return settings.model_copy(update={"training": settings.training.model_copy(update={"num_epochs": wanted})})
-
-    def _restore_random_states(self, rng: dict[str, Any]) -> None:
-        self.streams.load_state_dict(rng["unlabeled"])
-        self._generator.set_state(rng["regularizers"])
-        restore_global_state(rng["process"])
 
     def run_training(self) -> None:
         """nnU-Net's loop. However it ends, no worker process stays."""

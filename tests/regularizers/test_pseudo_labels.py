@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.regularizers.base import Outline
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, in_one_piece
 from tests.regularizers.toy_step import build, facts_of, network_of
 
@@ -62,6 +63,6 @@ def test_auto_asks_the_labelled_cases_where_pseudo_labels_count(method):
 @pytest.mark.parametrize("method", ["fixmatch", "mireg"])
 def test_a_structure_that_the_dataset_lacks_is_refused(method):
     regularizer = build(method, facts_of(network_of()), {"pseudo_label": {"one_piece": [1, 3]}})
-    type(regularizer).check(regularizer.settings, 4, 3)
+    type(regularizer).check(regularizer.settings, Outline((8, 27, 64, 125), 2, 3))
     with pytest.raises(SemiSupervisedError, match=r"pseudo_label.one_piece = \[1, 3\] .* structures are 1 to 2"):
-        type(regularizer).check(regularizer.settings, 4, 2)
+        type(regularizer).check(regularizer.settings, Outline((8, 27, 64, 125), 2, 2))

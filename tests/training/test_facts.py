@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_semisup.configuration.sources import merged
+from nnunetv2_semisup.training.checkpoint import section_of
 from tests.workspace import TINY, Workspace, make_workspace
 
 
@@ -29,7 +30,7 @@ def one_piece(workspace: Workspace, plans_name: str) -> tuple[list[int], dict[st
     with workspace.active():
         trainer = workspace.trainer("nnUNetTrainerFixMatch", settings, plans_name=plans_name)
         trainer.initialize()
-        return trainer.settings.pseudo_label.one_piece, trainer._section()["settings"]["pseudo_label"]
+        return trainer.settings.pseudo_label.one_piece, section_of(trainer)["settings"]["pseudo_label"]
 
 
 def test_structures_in_one_piece_are_those_of_the_labelled_cases_alone(tmp_path):

@@ -20,7 +20,7 @@ from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, fold_folder
 from nnunetv2_semisup.evaluation.benchmark.runs import ALL, Request, Run, runs_of
 from nnunetv2_semisup.evaluation.benchmark.settings import check_settings, regularizers_of, settings_of
 from nnunetv2_semisup.methods import methods
-from nnunetv2_semisup.training.preflight import check_support, number_of_levels, number_of_structures
+from nnunetv2_semisup.training.preflight import check_support, outline_of
 
 
 def check_request(request: Request, device: str) -> None:
@@ -76,14 +76,13 @@ def _refuse_counts(request: Request, dataset_folder: Path) -> None:
 
 
 def _refuse_unsupported(request: Request, plans: dict[str, Any], dataset_folder: Path, device: str) -> None:
-    levels = number_of_levels(plans, request.configuration)
-    structures = number_of_structures(plans, load_dataset_json(dataset_folder))
+    outline = outline_of(plans, request.configuration, load_dataset_json(dataset_folder))
     for run in _one_a_method(request):
         settings = settings_of(request, run)
         try:
             for regularizer in regularizers_of(run.method):
                 check_support(plans, request.configuration, torch.device(device))
-                regularizer.check(settings, levels, structures)
+                regularizer.check(settings, outline)
         except (SemiSupervisedError, NotImplementedError) as error:
             raise SemiSupervisedError(f"{run.method}: {error}") from None
 

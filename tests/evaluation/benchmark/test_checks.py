@@ -45,7 +45,7 @@ def test_what_is_asked_for_is_accepted_and_nothing_is_written(workspace):
         ({"settings": ("consistency.weight=3",), "methods": ("entropymin",)}, "none of the methods has this setting"),
         ({"settings": ("training.num_epochs=0",)}, "training.num_epochs = 0 is not allowed; allowed is an integer"),
         ({"settings": ("mi.weight=-1",)}, "--set: mi.weight = -1 is not allowed"),
-        ({"settings": ("mi.taps=[-9]", "mi.shares=[1]")}, "mireg: mi.taps = "),
+        ({"settings": ("mi.taps=[-9]", "mi.shares=[1]")}, "mireg: mi.taps: -9 is not allowed"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_nothing_is_written(workspace, changes, words):
