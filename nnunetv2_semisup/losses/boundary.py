@@ -1,0 +1,281 @@
+"""Boundaries between clusters where the image has edges: a local correlation of the entropy map with the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from nnunetv2_semisup.losses.masking import check_mask, masked
+from nnunetv2_semisup.losses.precision import full_precision, without_autocast
+
+_PERCENTILE_VOXELS = 2**16
+"""Voxels that percentiles are taken from: their error is then far below that of choosing the 1st and the 99th."""
+
+_SLAB_SHARE = 1 / 10
+"""Share of the map that one slab and its halo may have. About 22 maps of a slab are alive at a time."""
+
+_LEAST_SPAN = 1e-3
+"""Nats. An entropy map that varies less is not stretched to [0, 1]: rounding errors would become boundaries."""
+
+
+@torch.no_grad()
+def edge_map(
+    image: Tensor, spacing: Sequence[float], gamma: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Strength of the edges of an image, dimensionless, in [0, 1], and where it is known. Without gradient.
+
+    Peng et al., MedIA 2024 (10.1016/j.media.2024.103150): the magnitude of the gradient, averaged over the channels,
+    scaled per sample to [0, 1], to the power gamma.
+
+    Args:
+        image: [B, C, *S] of image channels, in any unit.
+        spacing: mm per voxel, one number per spatial axis.
+        gamma: exponent, above 0; below 1 it lifts weak edges. The authors take 0.75 (heart) and 0.5 (prostate, spleen).
+        mask: [B, 1, *S], bool or 0/1; what stands outside has no influence. None: all is valid.
+
+    Returns:
+        edges: [B, 1, *S] of at least float32, 0 where not valid, and 0 everywhere in a sample without contrast.
+        valid: [B, 1, *S], bool, the mask of the edges: voxels whose neighbours along all axes are in `mask` too, since
+            a difference across its border is none of the image's. To be handed to `boundary_loss`.
+
+    Raises:
+        ValueError: spacing, gamma or mask do not fit.
+
+    Departures: central differences in 1/mm with a replicated border (the released code: backward ones per voxel, which
+    wrap around), so that flips commute and anisotropic images count alike in all directions; each channel of a sample
+    first clipped to its 1st and 99th percentile and divided by their distance, so that neither hot voxels nor a
+    channel's unit decide (large patches: percentiles of an even subsample); masks.
+
+    Example:
+        >>> import torch
+        >>> edges, valid = edge_map(torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]), spacing=[1.0], gamma=1.0)
+        >>> edges.tolist()
+        [[[0.0, 1.0, 1.0, 0.0]]]
+    """
+    if len(spacing) != image.ndim - 2 or min(spacing, default=0) <= 0:
+        raise ValueError(f"the spacing needs one number above 0 per spatial axis, got {list(spacing)}")
+    if gamma <= 0:
+        raise ValueError(f"gamma must be above 0, got {gamma}")
+    with without_autocast(image):
+        image = full_precision(masked(image, mask))
+        inside = torch.ones_like(image[:, :1], dtype=torch.bool) if mask is None else mask.bool()
+        valid = inside
+        for axis in range(2, image.ndim):
+            before, after = _neighbours(inside, axis)
+            valid = valid & before & after
+        edges = torch.zeros_like(image[:, :1])
+        for edge, sample, known in zip(edges, image, inside, strict=True):
+            for channel in sample:
+                edge += _gradient_magnitude(_clipped(channel, known[0]), spacing) / len(sample)
+        low, span = _range(edges, valid)
+        return masked((edges - low) / torch.where(span > 0, span, 1), valid).pow(gamma), valid
+
+
+def boundary_loss(
+    entropy: Tensor, edges: Tensor, radius: Sequence[int], mask: Tensor | None = None, eps: float = 1e-6
+) -> Tensor:
+    """Negative mean of the squared local correlation of an entropy map with edges, dimensionless, in [-1, 0].
+
+    Peng et al., MedIA 2024 (10.1016/j.media.2024.103150): where clusters meet, assignments are uncertain, and that
+    shall be at edges. In the window around each voxel, over its valid voxels: max(cov, 0)^2 / (var var). The gradient
+    flows into the entropy map alone.
+
+    Args:
+        entropy: [B, 1, *S], in nats; scaled by the range of each sample's valid voxels, without gradient.
+        edges: [B, 1, *S], in [0, 1], for instance from `edge_map`.
+        radius: half the window per axis, in voxels: 2 radius + 1 wide. 0 leaves an axis out.
+        mask: [B, 1, *S], bool or 0/1, `edge_map`'s for its edges; voxels outside have no influence. None: all count.
+        eps: least variance. Windows with flatter edges do not count; a flatter entropy is taken to have this variance.
+
+    Returns:
+        A scalar of at least float32, the mean over the windows that count. Without one a zero that is attached to the
+        graph. Beyond the inputs it holds, forward and backward, less than four entropy maps: it runs slab by slab, each
+        computed anew for the backward.
+
+    Raises:
+        ValueError: shapes, radius or mask do not fit together.
+
+    Departures: variances are per valid voxel, so that neither padding nor a mask's border seems to vary; windows
+    without edges are left out, where the released code rewards them in full if the entropy is flat too, and flattens
+    it otherwise; no reward for negative covariance; an entropy map whose range is below 1e-3 nats is not stretched to
+    [0, 1]; masks; windows per axis; three spatial axes.
+
+    Example:
+        >>> import torch
+        >>> edges = torch.tensor([[[0.0, 0.0, 1.0, 1.0, 0.0, 0.0]]])
+        >>> [round(boundary_loss(entropy, edges, radius=[1]).item(), 2) for entropy in (3 * edges, edges.roll(1))]
+        [-1.0, -0.13]
+    """
+    axes = entropy.ndim - 2
+    if axes < 1 or entropy.shape[1] != 1 or entropy.shape != edges.shape:
+        raise ValueError(
+            f"entropy and edges must have one shape [B, 1, *S], got {tuple(entropy.shape)} and {tuple(edges.shape)}"
+        )
+    if len(radius) != axes or min(radius) < 0:
+        raise ValueError(f"the radius needs {axes} numbers of at least 0, one per spatial axis, got {list(radius)}")
+    if mask is not None:
+        check_mask(entropy, mask)
+    # Slabs along the longest axis have the smallest halo.
+    axis = max(range(axes), key=lambda i: entropy.shape[2 + i])
+    radius = [radius[axis], *radius[:axis], *radius[axis + 1 :]]
+    with without_autocast(entropy):
+        entropy, edges = (full_precision(x).movedim(2 + axis, 2) for x in (entropy, edges.detach()))
+        valid = torch.ones_like(entropy, dtype=torch.bool) if mask is None else mask.bool().movedim(2 + axis, 2)
+        with torch.no_grad():
+            span = _range(entropy, valid)[1].clamp_min(_LEAST_SPAN)
+            centres = _mean(entropy, valid), _mean(edges, valid)
+        depth, halo = entropy.shape[2], radius[0]
+        thickness = max(int(_SLAB_SHARE * depth) - 2 * halo, 1)
+        # Of single planes autograd gathers the gradient once; of slices it would add up whole maps.
+        planes = entropy.unbind(2)
+        total, windows = entropy.new_zeros(()), valid.new_zeros((), dtype=torch.long)
+        for start in range(0, depth, thickness):
+            first, last = max(start - halo, 0), start + thickness + halo
+            correlate = partial(
+                _correlations,
+                edges=edges[:, :, first:last],
+                valid=valid[:, :, first:last],
+                centres=centres,
+                span=span,
+                radius=radius,
+                rows=slice(start - first, start - first + thickness),
+                eps=eps,
+            )
+            slab: tuple[Tensor, Tensor] = checkpoint(
+                correlate, *planes[first:last], use_reentrant=False, preserve_rng_state=False
+            )
+            total, windows = total + slab[0], windows + slab[1]
+        return -total / windows.clamp_min(1)
+
+
+def released_boundary_loss(entropy: Tensor, image: Tensor, gamma: float, window: int = 5) -> Tensor:
+    """The boundary loss as the authors released it, dimensionless, in [-1, 0]; for comparison with `boundary_loss`.
+
+    Peng et al., MedIA 2024 (10.1016/j.media.2024.103150). Backward differences that wrap around, min-max per sample,
+    sums over windows padded with zeros, and 1e-5 as the least covariance and variance of such a sum: a window in which
+    both maps are flat earns the full -1, and borders seem to vary. The gradient flows into the entropy map alone.
+
+    Args:
+        entropy: [B, 1, *S], in nats.
+        image: [B, C, *S], in any unit.
+        gamma: exponent of the edges.
+        window: its width along every axis in voxels, odd.
+
+    Returns:
+        A scalar of at least float32, the mean over all voxels.
+
+    Raises:
+        ValueError: the shapes do not fit together, or the window is even.
+
+    Departures: float32 always; three spatial axes, where a window has more voxels to each of these constants.
+
+    Example:
+        >>> import torch
+        >>> released_boundary_loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), gamma=0.75).item()
+        -1.0
+    """
+    if entropy.ndim < 3 or entropy.shape != (image.shape[0], 1, *image.shape[2:]):
+        raise ValueError(
+            f"an entropy map [B, 1, *S] and an image [B, C, *S] are needed, got {tuple(entropy.shape)} and "
+            f"{tuple(image.shape)}"
+        )
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"the window must be odd, got {window}")
+    with without_autocast(entropy):
+        entropy, image = full_precision(entropy), full_precision(image.detach())
+        axes = range(2, image.ndim)
+        squares = torch.stack([(image - image.roll(1, axis)).square() for axis in axes]).sum(0)
+        x, y = _unit_range(entropy), _unit_range(squares.sqrt().mean(1, keepdim=True)) ** gamma
+        size: int = window ** len(axes)
+        radius = [window // 2 for _ in axes]
+        sum_x, sum_y, sum_xx, sum_yy, sum_xy = (size * _box_mean(s, radius) for s in (x, y, x * x, y * y, x * y))
+        covariance = (sum_xy - sum_x * sum_y / size).clamp_min(1e-5)
+        variances = [(sum_xx - sum_x * sum_x / size).clamp_min(1e-5), (sum_yy - sum_y * sum_y / size).clamp_min(1e-5)]
+        return -(covariance.square() / (variances[0] * variances[1])).mean()
+
+
+def _correlations(
+    *planes: Tensor,
+    edges: Tensor,
+    valid: Tensor,
+    centres: tuple[Tensor, Tensor],
+    span: Tensor,
+    radius: Sequence[int],
+    rows: slice,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Sum of the squared correlations of the windows centred in some planes of a slab, and the number of windows."""
+    # Centred, so that little cancels where a squared mean is taken from a mean square.
+    x = masked((torch.stack(planes, 2) - centres[0]) / span, valid)
+    y = masked(edges - centres[1], valid)
+    share = _box_mean(valid.to(x.dtype), radius, rows)
+    share = torch.where(share > 0, share, 1)
+    mean_y, mean_yy = (_box_mean(m, radius, rows) / share for m in (y, y * y))
+    mean_x, mean_xx, mean_xy = (_box_mean(m, radius, rows) / share for m in (x, x * x, x * y))
+    variance_x, variance_y = mean_xx - mean_x * mean_x, mean_yy - mean_y * mean_y
+    covariance = (mean_xy - mean_x * mean_y).clamp_min(0)
+    counts = valid[:, :, rows] & (variance_y > eps)
+    squares = covariance * covariance / (variance_x.clamp_min(eps) * variance_y.clamp_min(eps))
+    return torch.where(counts, squares, 0).sum(), counts.sum()
+
+
+def _box_mean(x: Tensor, radius: Sequence[int], rows: slice = slice(None)) -> Tensor:
+    """Mean over windows of maps [B, C, *S] with zeros outside, at some rows of the first spatial axis."""
+    for axis, r in enumerate(radius, start=2):
+        # As a 2D map with one axis of its own the same call serves any number of axes.
+        matrices = x.reshape(x.shape[:axis].numel(), 1, x.shape[axis], x.shape[axis + 1 :].numel())
+        means: Tensor = F.avg_pool2d(matrices, (2 * r + 1, 1), stride=1, padding=(r, 0))
+        x = means.reshape(x.shape)[:, :, rows if axis == 2 else slice(None)]
+    return x
+
+
+def _neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """The voxels before and after each one along an axis, with a replicated border."""
+    index = torch.arange(x.shape[axis], device=x.device)
+    return x.index_select(axis, (index - 1).clamp_min(0)), x.index_select(axis, (index + 1).clamp_max(len(index) - 1))
+
+
+def _clipped(channel: Tensor, inside: Tensor) -> Tensor:
+    """A channel [*S] between its 1st and 99th percentile within a mask, divided by their distance."""
+    positions = inside.flatten().nonzero()[:, 0]
+    if not len(positions):
+        return torch.zeros_like(channel)
+    # An odd step does not fall on the same columns of every row.
+    step = -(-len(positions) // _PERCENTILE_VOXELS) | 1
+    low, high = torch.quantile(channel.flatten()[positions[::step]], channel.new_tensor([0.01, 0.99]))
+    return channel.clamp(low, high) / torch.where(high > low, high - low, 1)
+
+
+def _gradient_magnitude(channel: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Length of the gradient of a channel [*S], per mm, by central differences."""
+    squares = torch.zeros_like(channel)
+    for axis, mm in enumerate(spacing):
+        before, after = _neighbours(channel, axis)
+        after -= before
+        squares.addcmul_(after, after, value=1 / (2 * mm) ** 2)
+    return squares.sqrt()
+
+
+def _range(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Per sample the least valid value, and the distance to the greatest; without a valid one inf, and -inf."""
+    axes = tuple(range(1, x.ndim))
+    low = x.masked_fill(~valid, torch.inf).amin(axes, keepdim=True)
+    return low, x.masked_fill(~valid, -torch.inf).amax(axes, keepdim=True) - low
+
+
+def _mean(x: Tensor, valid: Tensor) -> Tensor:
+    """Per sample the mean of the valid values; 0 without one."""
+    axes = tuple(range(1, x.ndim))
+    return masked(x, valid).sum(axes, keepdim=True) / valid.sum(axes, keepdim=True).clamp_min(1)
+
+
+def _unit_range(x: Tensor) -> Tensor:
+    """The authors' min-max scaling per sample; the range has no gradient."""
+    axes = tuple(range(1, x.ndim))
+    low, high = x.detach().amin(axes, keepdim=True), x.detach().amax(axes, keepdim=True)
+    return (x - low) / (high - low + 1e-6)
