@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -19,10 +20,14 @@ from packaging.requirements import Requirement
 
 from nnunetv2_semisup.cli.trainers import EXAMPLE as SET_EXTENSION
 from nnunetv2_semisup.cli.trainers import extension_folder
+from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import trainer_names
 
 HELP = "check the installation, nnU-Net's variables and the trainers, and say how to mend what is broken"
 EXAMPLE = "nnUNetv2_semisup doctor"
+
+WEIGHTS_EXAMPLE = f"{EXAMPLE} --weights FILE -d DATASET -c CONFIGURATION"
+NAME_WEIGHTS = f"{WEIGHTS_EXAMPLE}   (FILE: a fold's checkpoint_final.pth)"
 
 SHOWN = ("nnunetv2", "torch", "torchvision")
 """The packages that are always listed and imported; others appear only when they are broken."""
@@ -40,13 +45,23 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes none."""
+    """A file of weights, and the training that it is meant for."""
+    parser.add_argument("--weights", type=Path, metavar="FILE",
+                        help="also say whether nnUNetv2_train -pretrained_weights FILE would work; needs -d "
+                             "and -c")  # fmt: skip
+    parser.add_argument("-d", dest="dataset", metavar="DATASET", help="with --weights: dataset id or name")
+    parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help="with --weights: 2d, 3d_fullres, ...")
+    parser.add_argument("-p", dest="plans", metavar="PLANS", help="with --weights: plans name, default: nnUNetPlans")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every finding as soon as it is known. Returns 1 when one is broken."""
+    _check_usage(args)
+    chapters = [("Versions", versions), ("Variables", variables), ("Trainers", trainers)]
+    if args.weights:
+        chapters.append(("Weights", partial(weights, args.weights, args.dataset, args.configuration, args.plans)))
     n_broken = 0
-    for title, findings in (("Versions", versions), ("Variables", variables), ("Trainers", trainers)):
+    for title, findings in chapters:
         print(f"\n{title}")
         for finding in findings():
             print(f"  {'BROKEN' if finding.remedy else 'ok    '}  {finding.text}", flush=True)
@@ -110,6 +125,35 @@ def trainers() -> Iterator[Finding]:
                 yield Finding(f"{name}: {_where(error)}", _mend_lookup(error))
                 return
             yield Finding(f"{name} from {found.__module__}")
+
+
+def weights(file: Path, dataset: str, configuration: str, plans_name: str | None) -> Iterator[Finding]:
+    """Whether stock's -pretrained_weights takes a file for the network of a plan, and what to type in either case."""
+    plans_name = plans_name or "nnUNetPlans"
+    try:
+        from nnunetv2_semisup.data.folders import find_dataset, load_dataset_json, load_plans, variable_folder
+        from nnunetv2_semisup.training.weight_match import Target, judge_weights
+
+        folder = variable_folder("nnUNet_preprocessed") / find_dataset(dataset)
+        target = Target(load_plans(folder, plans_name), plans_name, configuration, load_dataset_json(folder))
+        verdict = judge_weights(file, target)
+    except SemiSupervisedError as error:
+        text, _, remedy = str(error).rpartition("; ")
+        yield Finding(text or remedy, remedy.removeprefix("type: ") if text else NAME_WEIGHTS)
+    except ImportError as error:
+        yield Finding(f"{file}: not compared, {_where(error)}", _mend_lookup(error))
+    else:
+        if verdict.accepted:
+            yield Finding(f"{verdict.text}; type: {verdict.advice}")
+        else:
+            yield Finding(verdict.text, verdict.advice)
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    if args.weights and not (args.dataset and args.configuration):
+        raise SemiSupervisedError(f"--weights needs -d and -c, the training that they are for; type: {WEIGHTS_EXAMPLE}")
+    if not args.weights and (args.dataset or args.configuration or args.plans):
+        raise SemiSupervisedError(f"-d, -c and -p go with --weights FILE; type: {WEIGHTS_EXAMPLE}")
 
 
 def _find_trainer(name: str) -> type:

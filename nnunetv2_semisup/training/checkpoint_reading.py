@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ ALLOWED: list[Any] = [
 """Beyond torch's own: nnU-Net's log holds NumPy scalars, under either of two names of one NumPy function."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, keys: Sequence[str] = STOCK_KEYS) -> dict[str, Any]:
     """An nnU-Net checkpoint on the CPU, with `weights_only=True` and a short allow-list.
 
-    Ours holds the key "semisup" beside stock's; a stock one does not. Raises SemiSupervisedError for a file that is
-    missing, truncated, no nnU-Net checkpoint, or holds anything but tensors and plain values.
+    Ours holds the key "semisup" beside stock's; a stock one does not. `keys`: what must be in it. Raises
+    SemiSupervisedError for a file that is missing, truncated, no nnU-Net checkpoint, or holds anything but tensors and
+    plain values.
     """
     if not path.is_file():
         raise SemiSupervisedError(f"there is no checkpoint {path}")
@@ -45,8 +47,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise SemiSupervisedError(f"{path} is damaged: {_first_sentence(error)}") from None
-    if not isinstance(checkpoint, dict) or not all(key in checkpoint for key in STOCK_KEYS):
-        raise SemiSupervisedError(f"{path} is no nnU-Net checkpoint: it lacks one of {', '.join(STOCK_KEYS)}")
+    if not isinstance(checkpoint, dict) or not all(key in checkpoint for key in keys):
+        raise SemiSupervisedError(f"{path} is no nnU-Net checkpoint: it lacks one of {', '.join(keys)}")
     return checkpoint
 
 
