@@ -38,9 +38,10 @@ def settings() -> str:
     parts = ["## Every method\n", _settings_table(Settings, list(common), defaults, {})]
     for method, name in methods().items():
         model = trainer_class(name).settings_model()  # type: ignore[attr-defined]
-        keys = [key for key in allowed_keys(model) if key not in common]
+        own = _flat(preset(method))
+        keys = [key for key in allowed_keys(model) if key not in common or key in own]
         if keys:
-            parts += [f"\n## {method}\n", _settings_table(model, keys, _flat(preset(method)), _sources(method))]
+            parts += [f"\n## {method}\n", _settings_table(model, keys, own, _sources(method))]
     return "\n".join(parts)
 
 

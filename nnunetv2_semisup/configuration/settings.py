@@ -88,6 +88,30 @@ class SemiSupervisedSettings(Settings):
     schedule: ScheduleSettings
 
 
+class PretrainingDataSettings(DataSettings):
+    """Which images a pre-training sees."""
+
+    exclude_val: bool = Field(
+        description="Whether the images of the fold's validation cases stay unseen. False: they are learned from as "
+        "well, without their labels (transductive use).",
+    )
+
+
+class OptimizerSettings(Section):
+    """Optimiser of a pre-training, with linear warm-up and cosine decay of `training.initial_lr`."""
+
+    name: Literal["adamw", "radam"] = Field(description="Optimiser of the network.")
+    weight_decay: Weight = Field(description="Its weight decay.")
+    warmup: Share = Field(description="Share of the training in which the learning rate grows.")
+
+
+class PretrainingSettings(Settings):
+    """Settings of every training without a label."""
+
+    data: PretrainingDataSettings
+    optimizer: OptimizerSettings
+
+
 def allowed_keys(model: type[Section], prefix: str = "") -> dict[str, str]:
     """Every dotted key of a settings model with its description, in order."""
     keys: dict[str, str] = {}

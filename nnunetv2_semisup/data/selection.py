@@ -10,7 +10,7 @@ from typing import Any
 from nnunetv2_semisup.data.case_preprocessing import case_files
 from nnunetv2_semisup.data.folders import dataset_option, preprocessed_identifiers, resolve_configuration
 from nnunetv2_semisup.data.manifest import Manifest, preprocessing_hash, read_manifest, unlabeled_folder
-from nnunetv2_semisup.data.splits import Split, read_split, split_file
+from nnunetv2_semisup.data.splits import Split, read_split, split_file, stock_fold
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 
@@ -47,25 +47,14 @@ def select_cases(
             plans, missing copies of training cases, a labelled or validation case among them.
     """
     data_identifier = resolve_configuration(plans, configuration).data_identifier
-    stock_folder = dataset_folder / data_identifier
-    labeled_cases = preprocessed_identifiers(stock_folder)
-    dataset = dataset_option(dataset_folder.name)
-    plans_option = "" if plans["plans_name"] == "nnUNetPlans" else f" -p {plans['plans_name']}"
-    if not labeled_cases:
-        raise SemiSupervisedError(
-            f"{stock_folder} holds no labelled case; type: nnUNetv2_preprocess -d {dataset} -c {configuration}"
-        )
-    chosen = None
-    if split is not None:
-        chosen = read_split(dataset_folder, split, fold)
-        _refuse_unknown(chosen, labeled_cases, f"fold {fold} of {split_file(dataset_folder, split)}")
+    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration)
+    chosen = None if split is None else _read_known_split(dataset_folder, split, fold, labeled_cases)
     labeled, val = (chosen.labeled, chosen.val) if chosen else (None, None)
     if not need_unlabeled:
         return RunCases(labeled, val, ())
 
-    command = f"nnUNetv2_semisup preprocess -d {dataset} -c {configuration}{plans_option}"
+    command = _command(dataset_folder, plans, configuration)
     manifest = read_manifest(dataset_folder, data_identifier)
-    folder = unlabeled_folder(dataset_folder, data_identifier)
     _refuse_unfinished(manifest, command)
     unlabeled = manifest.done("unlabelled")
     if chosen:
@@ -81,9 +70,73 @@ def select_cases(
             f"there is no unlabelled case for {data_identifier}; put images into imagesUn of the raw dataset and type: "
             f"{command}"
         )
+    folder = unlabeled_folder(dataset_folder, data_identifier)
     _refuse_unusable(unlabeled, manifest, preprocessing_hash(plans, configuration), folder, command)
-    _refuse_leak(unlabeled, manifest, labeled_cases, chosen, command)
+    _refuse_leak(unlabeled, manifest, labeled_cases, set(chosen.unlabeled if chosen else ()), command)
     return RunCases(labeled, val, tuple(sorted(unlabeled)))
+
+
+def select_images(
+    dataset_folder: Path,
+    plans: dict[str, Any],
+    configuration: str,
+    fold: int | str,
+    split: str | None,
+    exclude_val: bool,
+) -> RunCases:
+    """The cases of a run without labels: every unlabelled case, and every image-only copy of a training case.
+
+    Args:
+        dataset_folder: of nnUNet_preprocessed.
+        plans: of the run.
+        configuration: of the run.
+        fold: a number, or "all", which leaves nothing out.
+        split: name of a split file, or None for nnU-Net's own split.
+        exclude_val: leave out the copies of the fold's validation cases.
+
+    Raises:
+        SemiSupervisedError: as `select_cases`; no such fold; no image at all.
+    """
+    data_identifier = resolve_configuration(plans, configuration).data_identifier
+    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration)
+    val: tuple[str, ...] = ()
+    if split is not None:
+        val = _read_known_split(dataset_folder, split, fold, labeled_cases).val
+    elif fold != "all":
+        val = tuple(stock_fold(dataset_folder, sorted(labeled_cases), fold)[1])
+    command = f"{_command(dataset_folder, plans, configuration)} --training"
+    manifest = read_manifest(dataset_folder, data_identifier)
+    _refuse_unfinished(manifest, command)
+    left_out = set(val) if exclude_val and fold != "all" else set()
+    copies = set(manifest.done("training")) - left_out
+    images = [*manifest.done("unlabelled"), *copies]
+    if not images:
+        raise SemiSupervisedError(f"there is no image to learn from for {data_identifier}; type: {command}")
+    folder = unlabeled_folder(dataset_folder, data_identifier)
+    _refuse_unusable(images, manifest, preprocessing_hash(plans, configuration), folder, command)
+    _refuse_leak(images, manifest, labeled_cases, copies, command)
+    return RunCases((), tuple(sorted(left_out)), tuple(sorted(images)))
+
+
+def _labeled_cases(dataset_folder: Path, data_identifier: str, configuration: str) -> set[str]:
+    cases = preprocessed_identifiers(dataset_folder / data_identifier)
+    if not cases:
+        raise SemiSupervisedError(
+            f"{dataset_folder / data_identifier} holds no labelled case; type: nnUNetv2_preprocess "
+            f"-d {dataset_option(dataset_folder.name)} -c {configuration}"
+        )
+    return cases
+
+
+def _read_known_split(dataset_folder: Path, name: str, fold: int | str, labeled_cases: set[str]) -> Split:
+    split = read_split(dataset_folder, name, fold)
+    _refuse_unknown(split, labeled_cases, f"fold {fold} of {split_file(dataset_folder, name)}")
+    return split
+
+
+def _command(dataset_folder: Path, plans: dict[str, Any], configuration: str) -> str:
+    plans_option = "" if plans["plans_name"] == "nnUNetPlans" else f" -p {plans['plans_name']}"
+    return f"nnUNetv2_semisup preprocess -d {dataset_option(dataset_folder.name)} -c {configuration}{plans_option}"
 
 
 def _refuse_unknown(split: Split, labeled_cases: set[str], where: str) -> None:
@@ -119,17 +172,16 @@ def _refuse_unusable(unlabeled: list[str], manifest: Manifest, target: str, fold
 
 
 def _refuse_leak(
-    unlabeled: list[str], manifest: Manifest, labeled_cases: set[str], split: Split | None, command: str
+    unlabeled: list[str], manifest: Manifest, labeled_cases: set[str], copies: set[str], command: str
 ) -> None:
-    """By name, and by voxels where there are image-only copies of the training cases to compare with."""
-    from_split = set(split.unlabeled) if split else set()
-    if labeled := sorted(set(unlabeled) & labeled_cases - from_split):
+    """By name, `copies` of training cases apart, and by voxels where there are other copies to compare with."""
+    if labeled := sorted(set(unlabeled) & labeled_cases - copies):
         raise SemiSupervisedError(
             f"{labeled[0]} is a labelled case and cannot be an unlabelled one as well; to remove it from the "
             f"unlabelled cases type: {command}"
         )
     names = {case.voxel_hash: key for key, case in manifest.cases.items()
-             if case.origin == "training" and case.status == "done" and key not in from_split}  # fmt: skip
+             if case.origin == "training" and case.status == "done" and key not in copies}  # fmt: skip
     for identifier in sorted(unlabeled):
         voxels = manifest.cases[identifier].voxel_hash
         other = names.setdefault(voxels, identifier)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
+from nnunetv2_semisup.configuration.settings import Settings as AnySettings
 from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.networks.features import Levels
 from nnunetv2_semisup.regularizers.rounds import RoundSettings
@@ -134,7 +134,8 @@ class Step:
         student: the network that is trained, with gradient.
         teacher: its EMA copy, without gradient; present where the regularizer asks for it.
         peer: the second network, with gradient; present where the regularizer asks for it.
-        labeled: the labelled batch, whose supervised loss is not the regularizer's business.
+        labeled: the labelled batch, whose supervised loss is not the regularizer's business; None in a pre-training
+            without labels.
         pseudo_label: the stored label map of the patches, [B, 1, *spatial], -1 where unknown; present where the
             regularizer has `rounds`.
         progress: share of the epochs that are over, in [0, 1).
@@ -169,7 +170,7 @@ class Regularizer(nn.Module, ABC):
     the network, and never reach inference.
     """
 
-    Settings: ClassVar[type[SemiSupervisedSettings]]
+    Settings: ClassVar[type[AnySettings]]
     """The settings that the method accepts; the values stand in `plans/<method>.toml`."""
 
     views: Sequence[View] = ("stock", "stock")

@@ -15,8 +15,6 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from packaging.version import Version
 
-from nnunetv2_semisup.configuration.settings import Settings
-from nnunetv2_semisup.data.selection import RunCases, select_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.features import refuse_unsupported_network
 from nnunetv2_semisup.regularizers.base import Outline
@@ -97,10 +95,3 @@ class Place:
     def is_finished(self) -> bool:
         """Whether a training has ended here. Then `--val` may be what is asked for, which needs no unlabelled case."""
         return (self.fold_folder / "checkpoint_final.pth").exists()
-
-
-def find_cases(
-    place: Place, plans: dict[str, Any], configuration: str, fold: int | str, settings: Settings, need_unlabeled: bool
-) -> RunCases:
-    """The cases of a run, every refusal of `select_cases` included."""
-    return select_cases(place.dataset_folder, plans, configuration, fold, settings.data.split, need_unlabeled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch.optim import Optimizer
@@ -45,9 +46,37 @@ def ramp_factor(epoch: int, num_epochs: int, warmup: float, ramp: float) -> floa
     return gaussian_ramp(t)
 
 
+def warmup_cosine(epoch: int, num_epochs: int, warmup: float) -> float:
+    """Factor in (0, 1] on the learning rate: linear over this share of the epochs, then half a cosine towards 0.
+
+    >>> [round(warmup_cosine(epoch, 4, warmup=0.25), 2) for epoch in range(4)]
+    [0.5, 1.0, 0.75, 0.25]
+    """
+    growing, _ = phase_ends(num_epochs, warmup, 0.0)
+    if epoch < growing:
+        return lr_warmup_factor(epoch, growing)
+    return (1 + math.cos(math.pi * (epoch - growing) / (num_epochs - growing))) / 2
+
+
 def lr_warmup_factor(epoch: int, warmup_epochs: int) -> float:
     """Factor on nnU-Net's learning rate: linear from 1 / (warmup_epochs + 1) to 1 at epoch `warmup_epochs`."""
     return min((epoch + 1) / (warmup_epochs + 1), 1.0)
+
+
+class WarmupCosine:
+    """`warmup_cosine` as nnU-Net steps a schedule: by the number of the epoch, also after a resume."""
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, num_epochs: int, warmup: float) -> None:
+        """Set the learning rates of `optimizer`, at most `initial_lr`."""
+        self._optimizer = optimizer
+        self._initial_lr = initial_lr
+        self._num_epochs = num_epochs
+        self._warmup = warmup
+
+    def step(self, epoch: int) -> None:
+        """Set the learning rate of this epoch."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._initial_lr * warmup_cosine(epoch, self._num_epochs, self._warmup)
 
 
 class LearningRateWarmup:

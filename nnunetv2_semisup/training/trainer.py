@@ -18,6 +18,7 @@ from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
 from nnunetv2_semisup.configuration.sources import settings_for
 from nnunetv2_semisup.data.loader import process_budget, start_loader, stop_loader
 from nnunetv2_semisup.data.random_streams import RandomStreams, seed_global
+from nnunetv2_semisup.data.selection import RunCases, select_cases
 from nnunetv2_semisup.data.views import without_timing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
@@ -31,11 +32,11 @@ from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.facts import facts_of
 from nnunetv2_semisup.training.peer import build_peer
-from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, find_cases, outline_of
+from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, outline_of
 from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
-from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset, unlabeled_loader
+from nnunetv2_semisup.training.unlabeled_batches import augmentation_of, unlabeled_dataset, unlabeled_loader
 from nnunetv2_semisup.training.unlabeled_pass import Networks, UnlabeledPass, kinds_of
 from nnunetv2_semisup.visualization.run_log import plot_run_log
 
@@ -82,7 +83,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         place = Place.of(type(self).__name__, plans, configuration, fold)
         self.continues = bool(plans.get("continue_training", False))
         need_unlabeled = bool(self.regularizers) and (self.continues or not place.is_finished)
-        self.cases = find_cases(place, plans, configuration, fold, self.requested, need_unlabeled)
+        self.cases = self.find_cases(place, plans, configuration, fold, need_unlabeled)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings: Settings = self.requested
         self.teacher: nn.Module | None = None
@@ -107,6 +108,13 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """The METHOD name; a subclass that a user derives from a trainer of ours has that trainer's."""
         ours = set(trainer_names())
         return method_of(next((base.__name__ for base in cls.__mro__ if base.__name__ in ours), cls.__name__))
+
+    def find_cases(
+        self, place: Place, plans: dict[str, Any], configuration: str, fold: int | str, need_unlabeled: bool
+    ) -> RunCases:
+        """The cases of the run; raises SemiSupervisedError for every reason not to begin."""
+        split = self.requested.data.split
+        return select_cases(place.dataset_folder, plans, configuration, fold, split, need_unlabeled)
 
     @classmethod
     def settings_model(cls) -> type[Settings]:
@@ -156,11 +164,15 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         parameters = list(self.heads.parameters())
         self.head_optimizer = torch.optim.AdamW(parameters, lr=HEAD_LEARNING_RATE) if parameters else None
         samples = max(regularizer.gradient_views for regularizer in self._regularizers)
-        self.settings = with_numbers(resolved, training, {"batch_size": max(self.batch_size // samples, 1)})
+        self.settings = with_numbers(resolved, training, {"batch_size": self.unlabeled_batch_size(samples)})
         call = torch.compile(forward_with_features) if self._do_i_compile() else forward_with_features
         self._unlabeled_pass = UnlabeledPass(
             self._regularizers, kinds_of(self._regularizers), call, self.generator, self._means, self.cost
         )
+
+    def unlabeled_batch_size(self, gradient_views: int) -> int:
+        """Cases a step where the settings say "auto": as many patches with gradient as the labelled batch has."""
+        return max(int(self.batch_size) // gradient_views, 1)
 
     def _plan_rounds(self) -> None:
         settings = next((r.rounds for r in self._regularizers if r.rounds is not None), None)
@@ -187,7 +199,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             with process_budget(0.5) as processes:
                 loaders = super().get_dataloaders()
             self._unlabeled_processes = processes
-            self._labeled_loader = loaders[0]
+            self._augmentation = augmentation_of(loaders[0])
             if self._rounds is None:
                 self._start_unlabeled()
         if self.settings.training.seed is not None and hasattr(loaders[0], "data_loader"):
@@ -199,7 +211,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.dataloader_unlabeled is not None:
             stop_loader(self.dataloader_unlabeled)
         dataset = unlabeled_dataset(self, pseudo_labels)
-        self._unlabeled_loader = unlabeled_loader(self, self._labeled_loader, dataset, kinds_of(self._regularizers))
+        self._unlabeled_loader = unlabeled_loader(self, self._augmentation, dataset, kinds_of(self._regularizers))
         on_gpu = self.device.type == "cuda"
         self.dataloader_unlabeled = start_loader(self._unlabeled_loader, self._unlabeled_processes, on_gpu)
 
@@ -209,9 +221,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self.initialize()
         if self._draws_unlabeled and not self.cases.unlabeled:
             place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
-            self.cases = find_cases(
-                place, self.plans_manager.plans, self.configuration_name, self.fold, self.settings, True
-            )
+            self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
         super().on_train_start()
         self._print_run()
         if self._ema_decay is not None and self.teacher is None:
@@ -249,9 +259,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.cost.count(len(batch["data"]) * (1 if self.peer is None else 2), gradient=True)
         if not self.regularizers:
             return super().train_step(batch)  # type: ignore[no-any-return]
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.head_optimizer is not None:
-            self.head_optimizer.zero_grad(set_to_none=True)
+        self._zero_gradients()
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
         loss = self._supervised_backward(self._local_network, data, target)
@@ -259,9 +267,15 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self._supervised_backward(self.peer, data, target)
         factor = self._ramp_factor()
         if factor > 0 and self._draws_unlabeled:
-            self._unlabeled_backward(Labeled(data, target[0] if isinstance(target, list) else target), factor)
+            labeled = Labeled(data, target[0] if isinstance(target, list) else target)
+            self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
         self._step_optimizers()
         return {"loss": loss.cpu().numpy()}
+
+    def _zero_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.head_optimizer is not None:
+            self.head_optimizer.zero_grad(set_to_none=True)
 
     def _supervised_backward(self, network: nn.Module, data: Tensor, target: Any) -> Tensor:
         """nnU-Net's loss on the labelled batch. Its graph is gone before the unlabelled one is built."""
@@ -270,9 +284,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._scaled(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()  # type: ignore[no-any-return]
 
-    def _unlabeled_backward(self, labeled: Labeled, factor: float) -> None:
-        self._unlabeled_pass.backward(
-            next(self.dataloader_unlabeled),
+    def _unlabeled_backward(self, batch: dict[str, Any], labeled: Labeled | None, factor: float) -> Tensor:
+        loss = self._unlabeled_pass.backward(
+            batch,
             labeled,
             Networks(unwrapped(self.network), self.teacher, self.peer),
             factor=factor,
@@ -283,6 +297,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             log_gradients=self._first_of_epoch,
         )
         self._first_of_epoch = False
+        return loss
 
     def _step_optimizers(self) -> None:
         """Average over processes, clip networks and heads each apart, step all, move the teacher."""

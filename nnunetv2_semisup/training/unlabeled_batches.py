@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 
 from nnunetv2_semisup.data.dataset import UnlabeledDataset
 from nnunetv2_semisup.data.loader import UnlabeledLoader
 from nnunetv2_semisup.data.manifest import unlabeled_folder
 from nnunetv2_semisup.data.views import View, split_transforms
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The crop before nnU-Net's geometry transforms, in voxels, and its training transforms."""
+
+    crop: Sequence[int]
+    transforms: BasicTransform
 
 
 def unlabeled_dataset(trainer: Any, pseudo_labels: Path | None = None) -> UnlabeledDataset:
@@ -19,16 +30,42 @@ def unlabeled_dataset(trainer: Any, pseudo_labels: Path | None = None) -> Unlabe
     return UnlabeledDataset(folder, trainer.cases.unlabeled, pseudo_labels)
 
 
-def unlabeled_loader(trainer: Any, labeled: Any, dataset: UnlabeledDataset, kinds: Sequence[View]) -> UnlabeledLoader:
-    """Crops and augmentation like those of the labelled loader, which nnU-Net's `get_dataloaders` returned."""
-    stock = labeled.data_loader if hasattr(labeled, "data_loader") else labeled.generator
+def augmentation_of(loader: Any) -> Augmentation:
+    """Crop and augmentation of the labelled loader, which nnU-Net's `get_dataloaders` returned."""
+    stock = loader.data_loader if hasattr(loader, "data_loader") else loader.generator
+    return Augmentation(stock.patch_size, stock.transforms)
+
+
+def augmentation_for(trainer: Any) -> Augmentation:
+    """Crop and augmentation that nnU-Net's `get_dataloaders` would give its labelled loader, without one."""
+    labels, configuration = trainer.label_manager, trainer.configuration_manager
+    rotation, in_plane, crop, mirror_axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    transforms = trainer.get_training_transforms(
+        configuration.patch_size,
+        rotation,
+        None,
+        mirror_axes,
+        in_plane,
+        use_mask_for_norm=configuration.use_mask_for_norm,
+        is_cascaded=False,
+        foreground_labels=labels.foreground_labels,
+        regions=None,
+        ignore_label=labels.ignore_label,
+    )
+    return Augmentation(crop, transforms)
+
+
+def unlabeled_loader(
+    trainer: Any, augmentation: Augmentation, dataset: UnlabeledDataset, kinds: Sequence[View]
+) -> UnlabeledLoader:
+    """Batches of the run's size from this dataset."""
     dim = len(trainer.configuration_manager.patch_size)
     return UnlabeledLoader(
         dataset,
         trainer.settings.data.batch_size,
-        [int(size) for size in stock.patch_size][-dim:],
+        [int(size) for size in augmentation.crop][-dim:],
         trainer.configuration_manager.patch_size,
-        split_transforms(stock.transforms),
+        split_transforms(augmentation.transforms),
         kinds,
         trainer.streams,
     )

@@ -73,7 +73,7 @@ class UnlabeledPass:
     def backward(
         self,
         batch: Mapping[str, Any],
-        labeled: Labeled,
+        labeled: Labeled | None,
         networks: Networks,
         *,
         factor: float,
@@ -82,12 +82,12 @@ class UnlabeledPass:
         autocast: AbstractContextManager[Any],
         scaled: Callable[[Tensor], Tensor],
         log_gradients: bool,
-    ) -> None:
+    ) -> Tensor:
         """Add the gradients of `factor` times the weighted terms to those of the student and the heads.
 
         Args:
             batch: of the unlabelled loader.
-            labeled: the labelled batch of this step, on the device.
+            labeled: the labelled batch of this step, on the device; None in a training without labels.
             networks: on the device.
             factor: of the schedule, in (0, 1].
             progress: share of the epochs that are over.
@@ -96,6 +96,8 @@ class UnlabeledPass:
             scaled: nnU-Net's loss scaling; the identity without mixed precision.
             log_gradients: whether to measure each term's gradient at the features and logits that it reads, which
                 costs a backward of the term to there.
+
+        Returns the sum of the weighted terms, detached.
         """
         tapped: list[Tensor] = []
         views = [view.to(device, non_blocking=True) for view in batch["views"]]
@@ -106,7 +108,7 @@ class UnlabeledPass:
             student=partial(self._student, networks.student, tapped),
             teacher=None if networks.teacher is None else partial(self._teacher, networks.teacher),
             peer=None if networks.peer is None else partial(self._student, networks.peer, tapped),
-            labeled=labeled,
+            labeled=labeled,  # type: ignore[arg-type]  # None in a pre-training, whose regularizers read none
             pseudo_label=None if labels is None else labels.to(device, non_blocking=True),
             progress=progress,
             generator=self.generator,
@@ -124,7 +126,9 @@ class UnlabeledPass:
                     self.means.add(f"sign/{name}", sign)
         if log_gradients:
             self._log_gradients(weighted, tapped, scaled)
-        scaled(torch.stack(list(weighted.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        loss = torch.stack(list(weighted.values())).sum()
+        scaled(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _log_gradients(
         self, weighted: Mapping[str, Tensor], tapped: Sequence[Tensor], scaled: Callable[[Tensor], Tensor]

@@ -17,6 +17,7 @@ PAGES = (
     "docs/how-to/resume.md",
     "docs/how-to/export.md",
     "docs/how-to/choose-weights.md",
+    "docs/how-to/pretrain-and-fine-tune.md",
     "README.md",
     "docs/how-to/unlabeled-data.md",
     "docs/how-to/slurm-array.md",

@@ -15,8 +15,11 @@ from nnunetv2_semisup.training.distributed import average_gradients, broadcast, 
 from tests.regularizers.toy_step import build, facts_of, network_of, pseudo_label, random_views, step_of
 
 UNMIXED = {"mixing": {"share": 0.0}, "pseudo_label": {"threshold": 0.0}}
+STILL = {"transform": {"rotation": 0.0, "scale": [1.0, 1.0], "translation": 0.0, "gamma": [1.0, 1.0]}}
 SAME_DRAWS = {
     "fixmatch": UNMIXED,
+    "bim": STILL,
+    "bimpretrain": STILL,
     "mireg": UNMIXED,
     "uamt": {"uncertainty": {"noise": 0.0, "start": 1.0, "end": 1.0}},
 }

@@ -14,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import methods, trainer_class
+from nnunetv2_semisup.training.pretraining import PretrainingTrainer
 from nnunetv2_semisup.training.run_log import read_log
 from tests.workspace import Workspace, make_workspace
 
@@ -216,7 +217,8 @@ def test_training_without_unlabelled_cases_is_refused_and_val_works(in_toy, name
         again = in_toy.trainer(name, ONE_EPOCH, plans_name="val_only")
         again.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
         again.perform_actual_validation()
-        assert (Path(again.output_folder) / "validation" / "summary.json").exists()
+        learns_to_segment = not isinstance(again, PretrainingTrainer)
+        assert (Path(again.output_folder) / "validation" / "summary.json").exists() == learns_to_segment
         with pytest.raises(SemiSupervisedError, match="nnUNetv2_semisup preprocess"):
             again.run_training()
     finally:

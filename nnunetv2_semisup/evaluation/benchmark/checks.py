@@ -18,7 +18,12 @@ from nnunetv2_semisup.data.splits import labeled_identifiers, stock_fold
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, fold_folder
 from nnunetv2_semisup.evaluation.benchmark.runs import ALL, Request, Run, runs_of
-from nnunetv2_semisup.evaluation.benchmark.settings import check_settings, regularizers_of, settings_of
+from nnunetv2_semisup.evaluation.benchmark.settings import (
+    check_settings,
+    learns_to_segment,
+    regularizers_of,
+    settings_of,
+)
 from nnunetv2_semisup.methods import methods
 from nnunetv2_semisup.training.preflight import check_support, outline_of
 
@@ -27,11 +32,17 @@ def check_request(request: Request, device: str) -> None:
     """Refuse what cannot be trained.
 
     Raises:
-        SemiSupervisedError: an unknown method; something named twice; unknown plans or configuration; a fold or label
-            count that does not exist; a setting that is refused; data or a network that a method cannot work on.
+        SemiSupervisedError: an unknown method, or one that learns no segmentation; something named twice; unknown plans
+            or configuration; a fold or label count that does not exist; a setting that is refused; data or a network
+            that a method cannot work on.
     """
     if unknown := [method for method in request.methods if method not in methods()]:
         raise SemiSupervisedError(f"there is no method {unknown[0]!r}; known are: {', '.join(methods())}")
+    if silent := [method for method in request.methods if not learns_to_segment(method)]:
+        raise SemiSupervisedError(
+            f"{silent[0]} learns no segmentation, so there is nothing to compare; leave it out, fine-tune from its "
+            "weights with -pretrained_weights and give that run to: nnUNetv2_semisup compare"
+        )
     for flag in ("methods", "labeled", "folds", "seeds"):
         _refuse_twice(flag, getattr(request, flag))
     dataset_folder = variable_folder("nnUNet_preprocessed") / request.dataset

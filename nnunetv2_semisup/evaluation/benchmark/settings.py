@@ -10,6 +10,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.runs import BASELINE, Request, Run
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.regularizers.base import Regularizer
+from nnunetv2_semisup.training.pretraining import PretrainingTrainer
 
 _OURS = {"training.seed": "--seeds", "data.split": "--labeled"}
 """Settings that a benchmark makes itself, and what to type for them."""
@@ -25,6 +26,11 @@ def regularizers_of(method: str) -> tuple[type[Regularizer], ...]:
     """The regularizers of a method; none for the baseline."""
     regularizers: tuple[type[Regularizer], ...] = trainer_class(methods()[method]).regularizers  # type: ignore[attr-defined]
     return regularizers
+
+
+def learns_to_segment(method: str) -> bool:
+    """Whether a method's trainings can be compared by their segmentations; a pre-training's cannot."""
+    return not issubclass(trainer_class(methods()[method]), PretrainingTrainer)
 
 
 def assignments(request: Request, run: Run) -> tuple[str, ...]:

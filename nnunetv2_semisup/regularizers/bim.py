@@ -1,0 +1,247 @@
+"""Boundary-aware information maximisation (Peng et al. 2024): clusters that two views share and that end at edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from nnunetv2_semisup.configuration.settings import (
+    Auto,
+    Count,
+    PretrainingSettings,
+    Section,
+    SemiSupervisedSettings,
+    Share,
+    Weight,
+)
+from nnunetv2_semisup.configuration.settings import Settings as AnySettings
+from nnunetv2_semisup.data.contrast import draw_exponents, gamma_contrast
+from nnunetv2_semisup.data.geometry import AffineRange, draw_geometry
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.losses.boundary import boundary_loss, edge_map, released_boundary_loss
+from nnunetv2_semisup.losses.entropy import shannon_entropy
+from nnunetv2_semisup.losses.mutual_information import joint_probabilities, mutual_information
+from nnunetv2_semisup.losses.regularised_information import assignment_joint, regularised_mi_of_joint
+from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
+from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
+from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, window_radius
+
+LEAST_SHARE = 0.1
+"""A cluster counts as used from this share of its fair part (1/K of the voxels) on."""
+
+
+class ClustersSettings(Section):
+    """The clusters, and the features that they are made of."""
+
+    tap: int = Field(description="Level whose features are clustered: -1 is the last decoder stage, 0 the bottleneck.")
+    count: Annotated[int, Field(ge=2)] = Field(description="Clusters K of every head.")
+    sub_heads: Count = Field(description="Independent heads, whose losses are averaged.")
+    head: HeadKind = Field(description="Form of the heads: one 1x1 convolution, or two.")
+
+
+class InformationSettings(Section):
+    """Regularised mutual information of the two views' clusters."""
+
+    weight: Weight = Field(description="Weight of the regularised mutual information.")
+    alpha: Share = Field(
+        description="Share of the target I/K (balanced clusters that agree between the views); 0 is plain mutual "
+        "information."
+    )
+    balance: Weight = Field(description="Weight lambda of the marginal entropies.")
+
+
+class BoundarySettings(Section):
+    """Correlation of the clusters' boundaries with the image's edges."""
+
+    weight: Weight = Field(description="Weight of the boundary correlation.")
+    form: Literal["masked", "released"] = Field(
+        description='"masked": windows without edges do not count. "released": as the authors\' code, where flat '
+        "windows earn full reward; for comparison."
+    )
+    radius: list[Annotated[int, Field(ge=0, le=7)]] | Auto = Field(
+        description='Half the window per axis in voxels of the tap, in the form "masked". "auto": 2 along the finest '
+        "axis, as far in millimetres along the others."
+    )
+    gamma: Annotated[float, Field(gt=0, le=4)] = Field(description="Exponent of the edges; below 1 lifts weak ones.")
+
+
+class TransformSettings(Section):
+    """What the second view undergoes, beside flips along the axes that nnU-Net mirrors."""
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(description="Largest rotation about each axis in degrees.")
+    scale: list[Annotated[float, Field(ge=0.5, le=2)]] = Field(description="Smallest and largest magnification.")
+    translation: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        description="Largest shift along each axis, as a share of the patch."
+    )
+    gamma: list[Annotated[float, Field(gt=0, le=4)]] = Field(
+        description="Smallest and largest exponent of the contrast."
+    )
+
+    @model_validator(mode="after")
+    def _are_ranges(self) -> TransformSettings:
+        for name in ("scale", "gamma"):
+            values = getattr(self, name)
+            if len(values) != 2 or values[0] > values[1]:
+                raise ValueError(f"transform.{name} needs two numbers, the smaller first, and is {values}")
+        return self
+
+
+class BIMTerms(Section):
+    """The settings of the losses, in a pre-training and beside supervised training alike."""
+
+    clusters: ClustersSettings
+    information: InformationSettings
+    boundary: BoundarySettings
+    transform: TransformSettings
+
+
+class BIMSettings(BIMTerms, SemiSupervisedSettings):
+    """Settings of nnUNetTrainerBIM."""
+
+
+class BIMPretrainSettings(BIMTerms, PretrainingSettings):
+    """Settings of nnUNetTrainerBIMPretrain."""
+
+
+class BIM(Regularizer):
+    """Regularised mutual information of two views' clusters, and correlation of their boundaries with the edges.
+
+    The second view gets a contrast, flips and a small affine map; the first one's features get the same geometry, and
+    both are assigned to clusters by the same heads. Voxels that came in from outside the patch count in neither term.
+
+    Departures from paper and released code are listed in docs/explanation/bim.md.
+    """
+
+    Settings: ClassVar[type[AnySettings]] = BIMSettings
+    gradient_views = 2
+    sign_names = ("nats", "marginal_entropy", "used", "stability", "boundary_correlation")
+
+    def __init__(self, settings: BIMTerms, facts: Facts) -> None:
+        """Build the heads for resolved settings. They differ by their initial weights alone."""
+        super().__init__(settings, facts)
+        clusters = settings.clusters
+        channels = facts.levels.channels[clusters.tap]
+        self.heads = nn.ModuleList(
+            ClusterHead(channels, clusters.count, clusters.head, facts.dim) for _ in range(clusters.sub_heads)
+        )
+        strides = facts.levels.strides[clusters.tap]
+        self._spacing = [mm * stride for mm, stride in zip(facts.spacing, strides, strict=True)]
+        transform = settings.transform
+        self._affine = AffineRange(
+            transform.rotation, (transform.scale[0], transform.scale[1]), transform.translation, facts.in_plane
+        )
+
+    @classmethod
+    def check(cls, settings: BIMTerms, outline: Outline) -> None:
+        """Refuse a tap that the network does not have, and more clusters than voxels to assign."""
+        clusters = settings.clusters
+        refuse_missing_taps("clusters.tap", [clusters.tap], outline)
+        voxels = outline.batch_size * outline.level_voxels[clusters.tap]
+        if clusters.count > voxels:
+            raise SemiSupervisedError(
+                f"clusters.count = {clusters.count} is not allowed: a batch has {voxels} voxels at clusters.tap = "
+                f"{clusters.tap}; lower it, or cluster a finer level"
+            )
+
+    @classmethod
+    def resolve(cls, settings: BIMTerms, facts: Facts) -> BIMTerms:
+        """Windows from the spacing."""
+        if settings.boundary.radius != "auto":
+            return settings
+        radius = window_radius(2, facts.spacing)
+        return settings.model_copy(update={"boundary": settings.boundary.model_copy(update={"radius": radius})})
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Two terms."""
+        return {"information": self.settings.information.weight, "boundary": self.settings.boundary.weight}
+
+    def forward(self, step: Step) -> Outcome:
+        """Both terms, averaged over the sub-heads."""
+        first, second = step.views
+        n = len(first)
+        geometry = draw_geometry(
+            n, self.facts.patch_size, step.generator, self.facts.mirror_axes,
+            affine=self._affine, spacing=self.facts.spacing,
+        )  # fmt: skip
+        exponents = draw_exponents(n, self.settings.transform.gamma, step.generator)
+        image = geometry(gamma_contrast(second, exponents))
+        valid = geometry.valid(image) if step.valid is None else geometry(step.valid)
+        _, (features,) = step.student(torch.cat([first, image]), [self.settings.clusters.tap])
+        moved, features = geometry(features[:n]), features[n:]
+        size = features.shape[2:]
+        if image.shape[2:] != size:
+            image = F.interpolate(image, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
+            valid = F.interpolate(valid.float(), size=size, mode="nearest").bool()
+        edges = edge_map(image, self._spacing, self.settings.boundary.gamma, valid)
+        # One pair of maps of K clusters at a time: made anew in the backward, sub-head by sub-head.
+        compare = partial(self._compare, image=image, valid=valid, edges=edges, step=step)
+        results = [
+            checkpoint(compare, head, moved, features, use_reentrant=False, preserve_rng_state=False)
+            for head in self.heads
+        ]
+        means = [torch.stack(values).mean() for values in zip(*results, strict=True)]
+        terms = dict(zip(self.weights, means[:2], strict=True))
+        signs = dict(zip(self.sign_names, (*means[2:], -means[1].detach()), strict=True))
+        return Outcome({name: term for name, term in terms.items() if self.weights[name] > 0}, signs)
+
+    def _compare(
+        self,
+        head: nn.Module,
+        moved: Tensor,
+        features: Tensor,
+        image: Tensor,
+        valid: Tensor,
+        edges: tuple[Tensor, Tensor],
+        step: Step,
+    ) -> tuple[Tensor, ...]:
+        """The two losses of one sub-head, then its signs of life but the last."""
+        z1, z2 = head(moved), head(features)
+        settings = self.settings
+        joint = step.reduce(assignment_joint(z1, z2, valid))
+        information = regularised_mi_of_joint(joint, settings.information.alpha, settings.information.balance)
+        boundary = (self._boundary(z1, image, valid, edges) + self._boundary(z2, image, valid, edges)) / 2
+        with torch.no_grad():
+            p = joint_probabilities(joint)
+            margin = p.sum(0)
+            k = len(margin)
+            signs = (
+                mutual_information(joint),
+                shannon_entropy(margin, dim=0) / math.log(k),
+                (margin * k > LEAST_SHARE).float().mean(),
+                p.trace(),
+            )
+        return information, boundary, *signs
+
+    def _boundary(self, z: Tensor, image: Tensor, valid: Tensor, edges: tuple[Tensor, Tensor]) -> Tensor:
+        settings = self.settings.boundary
+        if settings.weight == 0:
+            return z.new_zeros(())
+        entropy = shannon_entropy(z).unsqueeze(1)
+        if settings.form == "released":
+            return released_boundary_loss(entropy, image, settings.gamma)
+        return boundary_loss(entropy, edges[0], settings.radius, edges[1])
+
+    def alarms(self, signs: Mapping[str, float]) -> list[str]:
+        """Collapse of the clusters."""
+        if signs["marginal_entropy"] >= LEAST_SHARE:
+            return []
+        return [
+            f"the clusters have collapsed (marginal entropy {signs['marginal_entropy']:.2f} of its maximum, "
+            f"{signs['used']:.0%} of them used): nothing is learned; try a larger information.balance or "
+            "information.alpha, or a lower learning rate"
+        ]
+
+
+class BIMPretrain(BIM):
+    """The same losses alone, without any label."""
+
+    Settings = BIMPretrainSettings
