@@ -14,12 +14,14 @@ from PIL import Image
 
 Volume = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.integer]
+Picture = npt.NDArray[np.uint8]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # Okabe & Ito (2008): told apart by colour-blind readers; brightened where dark on grey anatomy.
 PALETTE = ((230, 159, 0), (86, 180, 233), (240, 228, 66), (226, 80, 60), (0, 190, 140), (204, 121, 167), (90, 130, 255))
 """RGB of label 1, 2, ...; it starts over after the last."""
-_OPACITY = 0.5
+OPACITY = 0.5
+"""Of filled labels over the image."""
 _LONG_SIDE = 240
 
 
@@ -54,30 +56,56 @@ def overlay(
     filled: Labels | None = None,
     outlined: Labels | None = None,
 ) -> str:
-    """One slice as a data URI (PNG, longest side 240 pixels, in true proportions).
+    """One slice as a data URI (PNG), as `draw` draws it."""
+    data = png(draw(image, plane, spacing, filled=filled, outlined=outlined))
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def draw(
+    image: Volume,
+    plane: Plane,
+    spacing: Sequence[float],
+    *,
+    filled: Labels | None = None,
+    outlined: Labels | None = None,
+    palette: Sequence[tuple[int, int, int]] = PALETTE,
+) -> Picture:
+    """One slice as RGB [height, width, 3], longest side 240 pixels, in true proportions.
 
     Args:
         image: intensities [z, y, x]; shown between their 1st and 99.5th percentile.
-        plane: the slice; a coronal one is shown with its top up.
+        plane: the slice; any but an axial one is shown with its top up.
         spacing: millimetres along (z, y, x).
         filled: labels [z, y, x] painted over the image.
         outlined: labels [z, y, x] whose borders are drawn in white.
+        palette: RGB of label 1, 2, ...; it starts over after the last.
     """
     low, high = np.percentile(image, (1, 99.5))
     grey = np.clip((_cut(image, plane) - low) / max(float(high - low), 1e-6), 0, 1)
-    in_plane = [space for axis, space in enumerate(spacing) if axis != plane.axis]
-    size = _display_size(grey.shape, in_plane)
+    size = _display_size(grey.shape, plane, spacing)
     shown = np.asarray(Image.fromarray((255 * grey).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC), float)
     rgb = np.repeat(shown[..., None], 3, axis=2)
     if filled is not None:
-        labels = _enlarged(_cut(filled, plane), size)
-        colors = np.array(PALETTE, float)[(labels - 1) % len(PALETTE)]
-        rgb = np.where(labels[..., None] > 0, (1 - _OPACITY) * rgb + _OPACITY * colors, rgb)
+        labels = drawn_labels(filled, plane, spacing)
+        colors = np.array(palette, float)[(labels - 1) % len(palette)]
+        rgb = np.where(labels[..., None] > 0, (1 - OPACITY) * rgb + OPACITY * colors, rgb)
     if outlined is not None:
-        rgb[_borders(_enlarged(_cut(outlined, plane), size))] = 255
+        rgb[_borders(drawn_labels(outlined, plane, spacing))] = 255
+    return rgb.round().astype(np.uint8)
+
+
+def drawn_labels(labels: Labels, plane: Plane, spacing: Sequence[float]) -> npt.NDArray[np.int32]:
+    """One slice of labels [z, y, x], pixel by pixel where `draw` draws it."""
+    piece = _cut(labels, plane)
+    size = _display_size(piece.shape, plane, spacing)
+    return np.asarray(Image.fromarray(piece.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+
+
+def png(picture: Picture) -> bytes:
+    """The PNG file of RGB pixels [height, width, 3]."""
     buffer = io.BytesIO()
-    Image.fromarray(rgb.round().astype(np.uint8)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _cut(volume: npt.NDArray[_Scalar], plane: Plane) -> npt.NDArray[_Scalar]:
@@ -85,15 +113,12 @@ def _cut(volume: npt.NDArray[_Scalar], plane: Plane) -> npt.NDArray[_Scalar]:
     return piece if plane.axis == 0 else piece[::-1]
 
 
-def _display_size(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int]:
+def _display_size(shape: Sequence[int], plane: Plane, spacing: Sequence[float]) -> tuple[int, int]:
     """(width, height) in pixels, as PIL counts."""
-    millimetres = [voxels * space for voxels, space in zip(shape, spacing, strict=True)]
+    in_plane = [space for axis, space in enumerate(spacing) if axis != plane.axis]
+    millimetres = [voxels * space for voxels, space in zip(shape, in_plane, strict=True)]
     scale = _LONG_SIDE / max(millimetres)
     return max(1, round(millimetres[1] * scale)), max(1, round(millimetres[0] * scale))
-
-
-def _enlarged(labels: Labels, size: tuple[int, int]) -> Labels:
-    return np.asarray(Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
 
 
 def _borders(labels: Labels) -> npt.NDArray[np.bool_]:

@@ -78,15 +78,18 @@ for (const button of document.querySelectorAll('table.sortable th button')) {
 """Sorts a table of `sortable_table` by the column whose heading is clicked; empty cells stay below."""
 
 
-def html_page(title: str, body: Sequence[str], script: str = "") -> str:
-    """The whole document around the parts of its body, which are HTML; `script` runs at its end."""
+def html_page(title: str, body: Sequence[str], script: str = "", style: str = "") -> str:
+    """The whole document around the parts of its body, which are HTML.
+
+    `script` runs at its end; `style` is CSS beyond the page's own.
+    """
     return (
         "<!DOCTYPE html>\n"
         "<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         # An inline icon, or the browser asks the server for one.
         "<link rel='icon' href='data:,'>"
-        f"<title>{escape(title)}</title><style>{_CSS}{charts.CSS}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{_CSS}{charts.CSS}{style}</style></head>\n"
         f"<body><main>\n{chr(10).join(body)}\n</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
