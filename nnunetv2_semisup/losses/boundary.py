@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_semisup.losses.masking import check_mask, masked
 from nnunetv2_semisup.losses.precision import full_precision, without_autocast
@@ -16,8 +16,8 @@ from nnunetv2_semisup.losses.precision import full_precision, without_autocast
 _PERCENTILE_VOXELS = 2**16
 """Voxels that percentiles are taken from: their error is then far below that of choosing the 1st and the 99th."""
 
-_SLAB_SHARE = 1 / 10
-"""Share of the map that one slab and its halo may have. About 22 maps of a slab are alive at a time."""
+_SLAB_SHARE = 1 / 8
+"""Share of the batch's map that one slab and its halo may have. About 16 maps of a slab are alive at a time."""
 
 _LEAST_SPAN = 1e-3
 """Nats. An entropy map that varies less is not stretched to [0, 1]: rounding errors would become boundaries."""
@@ -94,8 +94,8 @@ def boundary_loss(
 
     Returns:
         A scalar of at least float32, the mean over the windows that count. Without one a zero that is attached to the
-        graph. Beyond the inputs it holds, forward and backward, less than four entropy maps: it runs slab by slab, each
-        computed anew for the backward.
+        graph. Beyond the inputs it holds, forward and backward, less than four entropy maps: it runs slab by slab, and
+        computes the gradient along with the value. It has no second derivative.
 
     Raises:
         ValueError: shapes, radius or mask do not fit together.
@@ -126,31 +126,8 @@ def boundary_loss(
     with without_autocast(entropy):
         entropy, edges = (full_precision(x).movedim(2 + axis, 2) for x in (entropy, edges.detach()))
         valid = torch.ones_like(entropy, dtype=torch.bool) if mask is None else mask.bool().movedim(2 + axis, 2)
-        with torch.no_grad():
-            span = _range(entropy, valid)[1].clamp_min(_LEAST_SPAN)
-            centres = _mean(entropy, valid), _mean(edges, valid)
-        depth, halo = entropy.shape[2], radius[0]
-        thickness = max(int(_SLAB_SHARE * depth) - 2 * halo, 1)
-        # Of single planes autograd gathers the gradient once; of slices it would add up whole maps.
-        planes = entropy.unbind(2)
-        total, windows = entropy.new_zeros(()), valid.new_zeros((), dtype=torch.long)
-        for start in range(0, depth, thickness):
-            first, last = max(start - halo, 0), start + thickness + halo
-            correlate = partial(
-                _correlations,
-                edges=edges[:, :, first:last],
-                valid=valid[:, :, first:last],
-                centres=centres,
-                span=span,
-                radius=radius,
-                rows=slice(start - first, start - first + thickness),
-                eps=eps,
-            )
-            slab: tuple[Tensor, Tensor] = checkpoint(
-                correlate, *planes[first:last], use_reentrant=False, preserve_rng_state=False
-            )
-            total, windows = total + slab[0], windows + slab[1]
-        return -total / windows.clamp_min(1)
+        loss: Tensor = _MeanCorrelation.apply(entropy, edges, valid, radius, eps)  # type: ignore[no-untyped-call]
+        return loss
 
 
 def released_boundary_loss(entropy: Tensor, image: Tensor, gamma: float, window: int = 5) -> Tensor:
@@ -199,29 +176,72 @@ def released_boundary_loss(entropy: Tensor, image: Tensor, gamma: float, window:
         return -(covariance.square() / (variances[0] * variances[1])).mean()
 
 
+class _MeanCorrelation(torch.autograd.Function):
+    """The loss with its gradient, which is computed along with it: one map is kept, and nothing is computed twice."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, entropy: Tensor, edges: Tensor, valid: Tensor, radius: Sequence[int], eps: float
+    ) -> Tensor:
+        span = _range(entropy, valid)[1].clamp_min(_LEAST_SPAN)
+        centres = _mean(entropy, valid), _mean(edges, valid)
+        gradient = torch.zeros_like(entropy) if ctx.needs_input_grad[0] else None
+        total, windows = entropy.new_zeros(()), valid.new_zeros((), dtype=torch.long)
+        depth, halo = entropy.shape[2], radius[0]
+        thickness = max(int(_SLAB_SHARE * len(entropy) * depth) - 2 * halo, 1)
+        for b in range(len(entropy)):
+            for start in range(0, depth, thickness):
+                first, last = max(start - halo, 0), start + thickness + halo
+                here = (slice(b, b + 1), slice(None), slice(first, last))
+                # Centred, so that little cancels where a squared mean is taken from a mean square.
+                x = masked((entropy[here] - centres[0][b]) / span[b], valid[here])
+                y = masked(edges[here] - centres[1][b], valid[here])
+                rows = slice(start - first, start - first + thickness)
+                values, counts, slab = _correlations(x, y, valid[here], radius, rows, eps, gradient is not None)
+                total, windows = total + values, windows + counts
+                if gradient is not None and slab is not None:
+                    gradient[here] += slab
+        if gradient is not None:
+            gradient.mul_(valid).div_(-span * windows.clamp_min(1))
+            ctx.save_for_backward(gradient)
+        return -total / windows.clamp_min(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None, None, None
+
+
 def _correlations(
-    *planes: Tensor,
-    edges: Tensor,
-    valid: Tensor,
-    centres: tuple[Tensor, Tensor],
-    span: Tensor,
-    radius: Sequence[int],
-    rows: slice,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Sum of the squared correlations of the windows centred in some planes of a slab, and the number of windows."""
-    # Centred, so that little cancels where a squared mean is taken from a mean square.
-    x = masked((torch.stack(planes, 2) - centres[0]) / span, valid)
-    y = masked(edges - centres[1], valid)
+    x: Tensor, y: Tensor, valid: Tensor, radius: Sequence[int], rows: slice, eps: float, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of the windows centred in some rows of a slab: sum of the squared correlations, their number, gradient for x."""
     share = _box_mean(valid.to(x.dtype), radius, rows)
     share = torch.where(share > 0, share, 1)
-    mean_y, mean_yy = (_box_mean(m, radius, rows) / share for m in (y, y * y))
-    mean_x, mean_xx, mean_xy = (_box_mean(m, radius, rows) / share for m in (x, x * x, x * y))
-    variance_x, variance_y = mean_xx - mean_x * mean_x, mean_yy - mean_y * mean_y
-    covariance = (mean_xy - mean_x * mean_y).clamp_min(0)
+    mean_x, mean_y = (_box_mean(m, radius, rows) / share for m in (x, y))
+    variance_x = _box_mean(x * x, radius, rows) / share - mean_x * mean_x
+    variance_y = _box_mean(y * y, radius, rows) / share - mean_y * mean_y
+    covariance = (_box_mean(x * y, radius, rows) / share - mean_x * mean_y).clamp_min(0)
     counts = valid[:, :, rows] & (variance_y > eps)
-    squares = covariance * covariance / (variance_x.clamp_min(eps) * variance_y.clamp_min(eps))
-    return torch.where(counts, squares, 0).sum(), counts.sum()
+    varies = variance_x > eps
+    slope = torch.where(counts, covariance / (variance_x.clamp_min(eps) * variance_y.clamp_min(eps)), 0)
+    total = (slope * covariance).sum()
+    if not with_gradient:
+        return total, counts.sum(), None
+    # Of c^2 / (vx vy) by a voxel's x: sums over the windows that it is in of a (y - mean_y) - b (x - mean_x).
+    a = 2 * slope / share
+    b = torch.where(varies, a * covariance / variance_x.clamp_min(eps), 0)
+    shift = b * mean_x - a * mean_y
+    spread_a, spread_b, spread_shift = (_box_mean(_at_rows(m, rows, x.shape[2]), radius) for m in (a, b, shift))
+    return total, counts.sum(), y * spread_a - x * spread_b + spread_shift
+
+
+def _at_rows(x: Tensor, rows: slice, depth: int) -> Tensor:
+    """Maps of some rows of a slab among the slab's other rows, which are 0."""
+    whole = x.new_zeros((*x.shape[:2], depth, *x.shape[3:]))
+    whole[:, :, rows] = x
+    return whole
 
 
 def _box_mean(x: Tensor, radius: Sequence[int], rows: slice = slice(None)) -> Tensor:
