@@ -180,9 +180,7 @@ class _MeanCorrelation(torch.autograd.Function):
     """The loss with its gradient, which is computed along with it: one map is kept, and nothing is computed twice."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, entropy: Tensor, edges: Tensor, valid: Tensor, radius: Sequence[int], eps: float
-    ) -> Tensor:
+    def forward(ctx: Any, entropy: Tensor, edges: Tensor, valid: Tensor, radius: Sequence[int], eps: float) -> Tensor:
         span = _range(entropy, valid)[1].clamp_min(_LEAST_SPAN)
         centres = _mean(entropy, valid), _mean(edges, valid)
         gradient = torch.zeros_like(entropy) if ctx.needs_input_grad[0] else None
@@ -208,7 +206,7 @@ class _MeanCorrelation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None, None
 
