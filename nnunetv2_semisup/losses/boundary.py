@@ -61,6 +61,8 @@ def edge_map(
         raise ValueError(f"the spacing needs one number above 0 per spatial axis, got {list(spacing)}")
     if gamma <= 0:
         raise ValueError(f"gamma must be above 0, got {gamma}")
+    if mask is not None:
+        check_mask(image, mask)
     with without_autocast(image):
         image = full_precision(masked(image, mask))
         inside = torch.ones_like(image[:, :1], dtype=torch.bool) if mask is None else mask.bool()

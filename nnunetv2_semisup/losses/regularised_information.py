@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, where
 
-from nnunetv2_semisup.losses.masking import masked
+from nnunetv2_semisup.losses.masking import check_mask, masked
 from nnunetv2_semisup.losses.mutual_information import Reduce, joint_probabilities
 from nnunetv2_semisup.losses.precision import full_precision, without_autocast
 
@@ -33,6 +33,8 @@ def assignment_joint(z1: Tensor, z2: Tensor, mask: Tensor | None = None) -> Tens
     """
     if z1.ndim < 3 or z1.shape != z2.shape:
         raise ValueError(f"z1 and z2 must have one shape [B, K, *S], got {tuple(z1.shape)} and {tuple(z2.shape)}")
+    if mask is not None:
+        check_mask(z1, mask)
     with without_autocast(z1):
         first, second = (masked(full_precision(z), mask).flatten(2) for z in (z1, z2))
         return (first @ second.mT).sum(0)

@@ -433,6 +433,15 @@ def test_half_formats_are_computed_in_float32(dtype):
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_little_cancels_in_float32():
+    """A small wave on a high level, as far from 0 as the voxels that set the range are from it."""
+    entropy = 0.8 + 0.004 * noise(1, 1, 24, 24)
+    entropy[..., 0, 0], entropy[..., 1, 0] = 0, 1
+    edges = entropy + 0.004 * noise(1, 1, 24, 24, seed=1)
+    loss = boundary_loss(entropy.float(), edges.float(), (2, 2)).item()
+    assert loss == pytest.approx(boundary_loss(entropy, edges, (2, 2)).item(), abs=1e-4)
+
+
 @pytest.mark.usefixtures("slabs")
 def test_autocast_changes_nothing_forward_or_backward():
     entropy, image = noise(2, 1, 8, 9).float().requires_grad_(), noise(2, 2, 8, 9, seed=1).float()

@@ -261,7 +261,7 @@ def test_empty_input_gives_a_zero_attached_to_the_graph(views, alpha):
         ((torch.rand(1, 2, 4), torch.rand(1, 2, 4), -0.1), "alpha"),
         ((torch.rand(1, 2, 4), torch.rand(1, 2, 4), 1.1), "alpha"),
         ((torch.rand(1, 2, 4), torch.rand(1, 2, 4), 0.5, 1.0, torch.ones(1, 4)), "mask"),
-        ((torch.rand(1, 2, 4), torch.rand(1, 2, 4), 0.5, 1.0, torch.ones(1, 3, 4)), "mask"),
+        ((torch.rand(1, 2, 4), torch.rand(1, 2, 4), 0.5, 1.0, torch.ones(1, 2, 4)), "mask"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):
