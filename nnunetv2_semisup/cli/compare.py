@@ -28,10 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compare, write the report, and say what came out."""
+    from nnunetv2_semisup.data.staging import refuse_existing, refuse_unwritable
     from nnunetv2_semisup.evaluation.comparison.compare import compare
-    from nnunetv2_semisup.evaluation.comparison.report import refuse_existing, write_report
+    from nnunetv2_semisup.evaluation.comparison.report import write_report
 
     refuse_existing(args.o)
+    refuse_unwritable(args.o)
     comparison = compare(args.runs, args.allow_different)
     show(comparison, write_report(comparison, args.o))
 

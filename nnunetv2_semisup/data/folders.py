@@ -92,6 +92,17 @@ def preprocessed_identifiers(folder: Path) -> set[str]:
     return set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
 
 
+def read_model_file(model_folder: Path, name: str) -> dict[str, Any]:
+    """plans.json or dataset.json of a trained model. Raises SemiSupervisedError where the folder is none of a model."""
+    if not (model_folder / name).is_file():
+        raise SemiSupervisedError(
+            f"{model_folder} is no model folder: it holds no {name}; give "
+            "-m nnUNet_results/DatasetXXX/TRAINER__PLANS__CONFIGURATION"
+        )
+    content: dict[str, Any] = read_json(model_folder / name)
+    return content
+
+
 def read_json(file: Path) -> Any:
     """Content of a JSON file. Raises SemiSupervisedError where it is not JSON."""
     try:

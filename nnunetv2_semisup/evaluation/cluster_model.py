@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunetv2_semisup.data.folders import read_json, resolve_configuration
+from nnunetv2_semisup.data.folders import read_model_file
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of
 from nnunetv2_semisup.networks.features import Levels
+from nnunetv2_semisup.networks.from_plans import network_from_plans
 from nnunetv2_semisup.networks.heads import ClusterHead
 from nnunetv2_semisup.training.checkpoint import SECTION
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
@@ -74,7 +70,7 @@ def load_cluster_model(model_folder: Path, fold: str) -> ClusterModel:
     Raises SemiSupervisedError where the folder is none of a model, lacks the fold or a checkpoint, where the model has
     no cluster heads, and for a damaged checkpoint.
     """
-    plans, dataset_json = (_read(model_folder, name) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = (read_model_file(model_folder, name) for name in ("plans.json", "dataset.json"))
     file = _checkpoint(model_folder, fold)
     checkpoint = read_checkpoint(file)
     section = checkpoint.get(SECTION)
@@ -86,7 +82,7 @@ def load_cluster_model(model_folder: Path, fold: str) -> ClusterModel:
     configuration = str(checkpoint["init_args"]["configuration"])
     settings = section["settings"]["clusters"]
     try:
-        network = _network(plans, configuration, dataset_json)
+        network = network_from_plans(plans, configuration, dataset_json)
         network.load_state_dict(checkpoint["network_weights"])
         heads = _heads(network, settings, section["modules"]["heads"])
     except (RuntimeError, KeyError) as error:
@@ -108,22 +104,6 @@ def load_cluster_model(model_folder: Path, fold: str) -> ClusterModel:
     )
 
 
-def _network(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> nn.Module:
-    resolved = resolve_configuration(plans, configuration)
-    manager = PlansManager(plans)
-    with redirect_stdout(StringIO()):
-        network: nn.Module = get_network_from_plans(
-            resolved.network_arch_class_name,
-            resolved.network_arch_init_kwargs,
-            resolved.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(manager, resolved, dataset_json),
-            manager.get_label_manager(dataset_json).num_segmentation_heads,
-            allow_init=False,
-            deep_supervision=False,
-        )
-    return network
-
-
 def _heads(network: nn.Module, settings: dict[str, Any], weights: dict[str, Any]) -> nn.ModuleList:
     levels = Levels.of(network)
     channels, dim = levels.channels[settings["tap"]], len(levels.strides[0])
@@ -143,13 +123,3 @@ def _checkpoint(model_folder: Path, fold: str) -> Path:
     if file is None:
         raise SemiSupervisedError(f"{folder} holds no checkpoint ({' or '.join(CHECKPOINTS)}); wait for the training")
     return file
-
-
-def _read(model_folder: Path, name: str) -> dict[str, Any]:
-    if not (model_folder / name).is_file():
-        raise SemiSupervisedError(
-            f"{model_folder} is no model folder: it holds no {name}; give "
-            "-m nnUNet_results/DatasetXXX/TRAINER__PLANS__CONFIGURATION"
-        )
-    content: dict[str, Any] = read_json(model_folder / name)
-    return content

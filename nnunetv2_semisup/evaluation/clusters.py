@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,12 +17,12 @@ from tqdm import tqdm
 from nnunetv2_semisup.data.folders import variable_folder
 from nnunetv2_semisup.data.image_integrity import check_nifti, refuse_non_finite
 from nnunetv2_semisup.data.raw_cases import Files, find_cases
+from nnunetv2_semisup.data.staging import put_in_place, refuse_existing, refuse_unwritable, staging_folder
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.cluster_model import ClusterModel, load_cluster_model
 from nnunetv2_semisup.evaluation.cluster_page import case_part, clusters_page
 from nnunetv2_semisup.evaluation.cluster_prediction import ClusterPredictor
 from nnunetv2_semisup.evaluation.cluster_purity import Purity, measure, write_csv
-from nnunetv2_semisup.evaluation.comparison.report import refuse_existing
 from nnunetv2_semisup.visualization.cluster_maps import middle_planes, sheet
 from nnunetv2_semisup.visualization.overlays import png
 
@@ -53,21 +50,20 @@ def write_clusters(model_folder: Path, fold: str, images: Path, target: Path, de
     that do not fit the model or cannot be read, and where nothing can be written.
     """
     refuse_existing(target)
+    refuse_unwritable(target)
     model = load_cluster_model(model_folder, fold)
     cases = _find_images(images, model)
     predictor = ClusterPredictor(model, device)
     for case, files in tqdm(cases.items(), desc="checking", unit=" cases", disable=None):
         _check_image(case, files, predictor.reader, model)
     labels = _find_labels(model, list(cases))
-    with _staging(target) as staging:
+    with staging_folder(target) as staging:
         result = _Result(model, predictor, staging, labels)
         shown = sorted(cases, key=lambda case: case not in labels)[:SHOWN]
         for case, files in tqdm(cases.items(), desc="clusters", unit=" cases", disable=None):
             result.add(case, files, case in shown)
         result.finish(len(cases))
-        if target.exists():
-            target.rmdir()
-        os.replace(staging, target)
+        put_in_place(staging, target)
     return Written(target / PAGE, len(cases), len({row.case for row in result.purities}))
 
 
@@ -166,16 +162,3 @@ def _find_labels(model: ClusterModel, cases: list[str]) -> dict[str, Path]:
             if case not in files and file.is_file():
                 files[case] = file
     return files
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A folder beside the target that is gone in the end, whatever happens."""
-    staging = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-    except OSError as error:
-        raise SemiSupervisedError(f"cannot write {target} ({error}); make room or give another -o") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,8 @@ from tqdm import tqdm
 
 from nnunetv2_semisup import __version__
 from nnunetv2_semisup.configuration import sources
+from nnunetv2_semisup.data.folders import read_model_file
+from nnunetv2_semisup.data.staging import put_in_place, refuse_existing, staging_folder
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.training.checkpoint import SECTION
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
@@ -56,19 +57,18 @@ def export_model(
     """
     if as_zip and target.suffix != ".zip":
         target = target.with_name(target.name + ".zip")
-    _refuse_existing(target)
-    plans = _without_section(_read_json(model_folder, "plans.json"))
-    dataset = _read_json(model_folder, "dataset.json")
+    refuse_existing(target)
+    plans = _without_section(read_model_file(model_folder, "plans.json"))
+    dataset = read_model_file(model_folder, "dataset.json")
     folds = _finished(model_folder, folds)
-    with _staging(target) as staging:
+    # torch reports a full disk as a RuntimeError.
+    with staging_folder(target, (OSError, RuntimeError)) as staging:
         configuration = _write_model(model_folder, staging, plans, dataset, folds, weights)
         exported = Exported(target, plans["dataset_name"], plans["plans_name"], configuration, tuple(folds))
         if as_zip:
             _pack(staging, Path(exported.dataset) / f"{TRAINER}__{exported.plans}__{configuration}", target)
         else:
-            if target.exists():
-                target.rmdir()
-            os.replace(staging, target)
+            put_in_place(staging, target)
     return exported
 
 
@@ -138,24 +138,6 @@ def _finished(model_folder: Path, folds: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(folds)) if folds else available
 
 
-def _refuse_existing(target: Path) -> None:
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise SemiSupervisedError(f"{target} exists already; remove it or give another name with -o")
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A folder beside the target that is gone in the end, whatever happens."""
-    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-    except (OSError, RuntimeError) as error:
-        raise SemiSupervisedError(f"cannot write {target} ({error}); make room or give another -o") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _pack(folder: Path, inside: Path, target: Path) -> None:
     """Zip `folder` as `inside`; weights do not compress, so they are stored."""
     unfinished = folder / "model.zip"
@@ -168,19 +150,6 @@ def _pack(folder: Path, inside: Path, target: Path) -> None:
 
 def _without_section(plans: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plans.items() if key != sources.SECTION}
-
-
-def _read_json(model_folder: Path, name: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((model_folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SemiSupervisedError(
-            f"{model_folder} is no model folder: it holds no {name}; give "
-            "-m nnUNet_results/DatasetXXX/TRAINER__PLANS__CONFIGURATION"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise SemiSupervisedError(f"{model_folder / name} cannot be read: {error}") from None
-    return content
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunetv2_semisup.data.folders import dataset_option, resolve_configuration
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.networks.from_plans import network_from_plans
 from nnunetv2_semisup.networks.signature import CHANNELS, CLASS, Shapes, in_words, signature
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 
@@ -42,22 +38,13 @@ class Target:
 
     def network_shapes(self) -> Shapes:
         """Of the network that nnU-Net builds. Raises SemiSupervisedError where it has none, or its class is missing."""
-        configuration = resolve_configuration(self.plans, self.configuration)
-        manager = PlansManager(self.plans)
         try:
-            with redirect_stdout(StringIO()):
-                network = get_network_from_plans(
-                    configuration.network_arch_class_name,
-                    configuration.network_arch_init_kwargs,
-                    configuration.network_arch_init_kwargs_req_import,
-                    determine_num_input_channels(manager, configuration, self.dataset_json),
-                    manager.get_label_manager(self.dataset_json).num_segmentation_heads,
-                    allow_init=False,
-                )
+            network = network_from_plans(self.plans, self.configuration, self.dataset_json)
         except ImportError:
+            name = resolve_configuration(self.plans, self.configuration).network_arch_class_name
             raise SemiSupervisedError(
-                f"the network class {configuration.network_arch_class_name} of the plans {self.plans_name} cannot be "
-                "imported; install the package that it comes from"
+                f"the network class {name} of the plans {self.plans_name} cannot be imported; install the package that "
+                "it comes from"
             ) from None
         return {key: tuple(value.shape) for key, value in network.state_dict().items()}
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
@@ -16,6 +15,7 @@ from nnunetv2_semisup.data.folders import load_dataset_json, load_plans, variabl
 from nnunetv2_semisup.evaluation.benchmark.runs import Request, Run
 from nnunetv2_semisup.evaluation.benchmark.settings import regularizers_of, settings_of
 from nnunetv2_semisup.networks.features import Levels
+from nnunetv2_semisup.networks.from_plans import network_from_plans
 from nnunetv2_semisup.regularizers.base import Facts, Forward, Labeled, Regularizer, Step
 from nnunetv2_semisup.training.schedules import phase_ends
 
@@ -76,13 +76,7 @@ class _StandIn:
         labels = manager.get_label_manager(dataset_json)
         in_channels = determine_num_input_channels(manager, configuration, dataset_json)
         with torch.device("meta"):
-            network = get_network_from_plans(
-                configuration.network_arch_class_name,
-                configuration.network_arch_init_kwargs,
-                configuration.network_arch_init_kwargs_req_import,
-                in_channels,
-                labels.num_segmentation_heads,
-            )
+            network = network_from_plans(plans, request.configuration, dataset_json)
         levels = Levels.of(network)
         patch_size = tuple(2 * stride for stride in levels.strides[0])
         facts = Facts(

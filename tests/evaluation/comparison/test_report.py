@@ -8,11 +8,12 @@ from html import unescape
 import numpy as np
 import pytest
 
+from nnunetv2_semisup.data.staging import refuse_existing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison import report as report_module
 from nnunetv2_semisup.evaluation.comparison.compare import Comparison, compare
 from nnunetv2_semisup.evaluation.comparison.page import COLUMNS
-from nnunetv2_semisup.evaluation.comparison.report import refuse_existing, write_report
+from nnunetv2_semisup.evaluation.comparison.report import write_report
 from nnunetv2_semisup.training.cost import Cost
 from tests.browser import browser, require_browser
 from tests.evaluation.comparison.conftest import VAL
