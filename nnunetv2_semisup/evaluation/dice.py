@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 
@@ -55,7 +56,7 @@ def folder_dice(predictions: Path, truth: Path, dataset_json: Path, *, num_proce
     _check_same_cases(predictions, truth, files, ending)
     names = {_key(value): name for name, value in dataset["labels"].items()}
     manager = LabelManager(dataset["labels"], regions_class_order=dataset.get("regions_class_order"))
-    structures = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    structures = structures_of(manager)
     reader = determine_reader_writer_from_dataset_json(dataset, str(truth / files[0]), verbose=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")

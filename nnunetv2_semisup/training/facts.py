@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_semisup.data.pieces import structures_in_one_piece
+from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.networks.features import Levels
 from nnunetv2_semisup.regularizers.base import Facts
 
@@ -43,7 +44,7 @@ def _structures_in_one_piece(trainer: Any) -> tuple[int, ...]:
     cases = sorted(labeled)[:: -(-len(labeled) // MOST_CASES)]
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(cases))
     maps = (np.asarray(dataset.load_case(case)[1])[0] for case in cases)
-    structures = map(_members, labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+    structures = map(_members, structures_of(labels))
     return structures_in_one_piece(maps, list(structures), trainer.configuration_manager.patch_size)
 
 

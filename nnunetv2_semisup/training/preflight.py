@@ -15,6 +15,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from packaging.version import Version
 
+from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.features import refuse_unsupported_network
 from nnunetv2_semisup.regularizers.base import Outline
@@ -71,8 +72,7 @@ def outline_of(plans: Mapping[str, Any], configuration: str, dataset_json: Mappi
     for stride in manager.network_arch_init_kwargs["strides"]:
         size = -(-size // np.array(stride))
         voxels.append(int(size.prod()))
-    structures = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    return Outline(tuple(reversed(voxels)), int(manager.batch_size), len(structures))
+    return Outline(tuple(reversed(voxels)), int(manager.batch_size), len(structures_of(labels)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunetv2_semisup.data.folders import dataset_option, resolve_configuration
 from nnunetv2_semisup.data.selection import RunCases, select_images
+from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.training.preflight import Place
 from nnunetv2_semisup.training.schedules import WarmupCosine
@@ -39,11 +41,11 @@ class PretrainingTrainer(SemiSupervisedTrainer):
         )  # fmt: skip
         batch_size = data.batch_size
         if batch_size == "auto":
-            batch_size = int(plans["configurations"][configuration].get("batch_size", 1))
+            batch_size = int(resolve_configuration(plans, configuration).batch_size)
         if len(cases.unlabeled) < batch_size:
             raise SemiSupervisedError(
                 f"a batch has {batch_size} cases, and there are {len(cases.unlabeled)} images; add images, or type: "
-                f"nnUNetv2_semisup plan -d {place.dataset_folder.name[7:10]} -m {self.method()} "
+                f"nnUNetv2_semisup plan -d {dataset_option(place.dataset_folder.name)} -m {self.method()} "
                 f"--set data.batch_size={max(len(cases.unlabeled), 1)}"
             )
         return cases
@@ -96,16 +98,14 @@ class PretrainingTrainer(SemiSupervisedTrainer):
         """No Dice: there is nothing to validate."""
         for key in ("mean_fg_dice", "val_losses"):
             self.logger.log(key, float("nan"), self.current_epoch)
-        classes = self.label_manager.foreground_regions if self.label_manager.has_regions else (
-            self.label_manager.foreground_labels
-        )  # fmt: skip
-        self.logger.log("dice_per_class_or_region", [float("nan")] * len(classes), self.current_epoch)
+        no_dice = [float("nan")] * len(structures_of(self.label_manager))
+        self.logger.log("dice_per_class_or_region", no_dice, self.current_epoch)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing, and one line that says what to do instead."""
         file = Path(self.output_folder) / "checkpoint_final.pth"
         self.print_to_log_file(
             f"{type(self).__name__} learns no segmentation, so there is nothing to validate; fine-tune with: "
-            f"nnUNetv2_train {self.plans_manager.dataset_name[7:10]} {self.configuration_name} {self.fold} "
+            f"nnUNetv2_train {dataset_option(self.plans_manager.dataset_name)} {self.configuration_name} {self.fold} "
             f"-pretrained_weights {file}"
         )

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunetv2_semisup.data.structures import structures_of
+
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int32]
 
@@ -30,9 +32,8 @@ class Structures:
     def of(cls, dataset_json: Mapping[str, Any]) -> Structures:
         """From dataset.json, read as nnU-Net reads it."""
         manager = LabelManager(dict(dataset_json["labels"]), dataset_json.get("regions_class_order"))
-        chosen = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         names = {_values(value): name for name, value in dataset_json["labels"].items()}
-        labels = tuple(_values(structure) for structure in chosen)
+        labels = tuple(_values(structure) for structure in structures_of(manager))
         ignore = None if manager.ignore_label is None else int(manager.ignore_label)
         return cls(tuple(names[value] for value in labels), labels, ignore, tuple(map(int, manager.all_labels)))
 
