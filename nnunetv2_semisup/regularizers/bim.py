@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -181,9 +181,8 @@ class BIM(Regularizer):
         if image.shape[2:] != size:
             image = F.interpolate(image, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
             valid = F.interpolate(valid.float(), size=size, mode="nearest").bool()
-        edges = edge_map(image, self._spacing, self.settings.boundary.gamma, valid)
         # One pair of maps of K clusters at a time: made anew in the backward, sub-head by sub-head.
-        compare = partial(self._compare, image=image, valid=valid, edges=edges, step=step)
+        compare = partial(self._compare, valid=valid, boundary_of=self._boundary_of(image, valid), reduce=step.reduce)
         results = [
             checkpoint(compare, head, moved, features, use_reentrant=False, preserve_rng_state=False)
             for head in self.heads
@@ -198,17 +197,16 @@ class BIM(Regularizer):
         head: nn.Module,
         moved: Tensor,
         features: Tensor,
-        image: Tensor,
         valid: Tensor,
-        edges: tuple[Tensor, Tensor],
-        step: Step,
+        boundary_of: Callable[[Tensor], Tensor],
+        reduce: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, ...]:
         """The two losses of one sub-head, then its signs of life but the last."""
         z1, z2 = head(moved), head(features)
         settings = self.settings
-        joint = step.reduce(assignment_joint(z1, z2, valid))
+        joint = reduce(assignment_joint(z1, z2, valid))
         information = regularised_mi_of_joint(joint, settings.information.alpha, settings.information.balance)
-        boundary = (self._boundary(z1, image, valid, edges) + self._boundary(z2, image, valid, edges)) / 2
+        boundary = (boundary_of(z1) + boundary_of(z2)) / 2
         with torch.no_grad():
             p = joint_probabilities(joint)
             margin = p.sum(0)
@@ -221,14 +219,15 @@ class BIM(Regularizer):
             )
         return information, boundary, *signs
 
-    def _boundary(self, z: Tensor, image: Tensor, valid: Tensor, edges: tuple[Tensor, Tensor]) -> Tensor:
+    def _boundary_of(self, image: Tensor, valid: Tensor) -> Callable[[Tensor], Tensor]:
+        """The boundary loss of an assignment of this image, of which everything else is computed once."""
         settings = self.settings.boundary
         if settings.weight == 0:
-            return z.new_zeros(())
-        entropy = shannon_entropy(z).unsqueeze(1)
+            return lambda z: z.new_zeros(())
         if settings.form == "released":
-            return released_boundary_loss(entropy, image, settings.gamma)
-        return boundary_loss(entropy, edges[0], settings.radius, edges[1])
+            return lambda z: released_boundary_loss(shannon_entropy(z).unsqueeze(1), image, settings.gamma)
+        edges, known = edge_map(image, self._spacing, settings.gamma, valid)
+        return lambda z: boundary_loss(shannon_entropy(z).unsqueeze(1), edges, settings.radius, known)
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse of the clusters."""
