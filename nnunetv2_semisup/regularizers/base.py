@@ -148,7 +148,7 @@ class Step:
     student: Forward
     teacher: Forward | None
     peer: Forward | None
-    labeled: Labeled
+    labeled: Labeled | None
     pseudo_label: Tensor | None
     progress: float
     generator: torch.Generator

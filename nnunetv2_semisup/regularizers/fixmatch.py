@@ -59,6 +59,7 @@ class FixMatch(Regularizer):
         """Both terms on the mixed patches; signs on the unlabelled ones and their own voxels."""
         weak, strong = step.views
         assert step.teacher is not None  # asked for
+        assert step.labeled is not None  # trains beside supervised training only
         teacher_logits, _ = step.teacher(weak, ())
         own = PseudoLabels.of(self.facts, teacher_logits, self.settings.pseudo_label)
         mix = self.settings.mixing.draw(step)

@@ -109,6 +109,7 @@ class MIReg(Regularizer):
         valid = None if step.valid is None else geometry(step.valid)
         mix = self.settings.mixing.draw(step) if self.is_weak_to_strong and self.settings.mixing.share > 0 else None
         if mix is not None:
+            assert step.labeled is not None  # trains beside supervised training only
             trained = mix(trained, step.labeled.images)
         (target_logits, references), (logits, features) = self._outputs(step, reference, trained)
         target_logits = geometry(target_logits.detach())
@@ -131,6 +132,7 @@ class MIReg(Regularizer):
             return {}
         labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label)
         if mix is not None:
+            assert step.labeled is not None  # as above
             truth, known = self.facts.truth(step.labeled.target, logits.shape[1])
             labels, valid = labels.mixed(mix, truth), mix.valid(valid, known)
         found = pseudo_label_terms(self.facts, logits, labels, valid, step.reduce)

@@ -23,6 +23,7 @@ class MixingSettings(Section):
 
     def draw(self, step: Step) -> Mix:
         """Of the unlabelled batch of this step with itself and with the labelled one."""
+        assert step.labeled is not None  # trains beside supervised training only
         images = step.views[0]
         return draw_mix(
             len(images),

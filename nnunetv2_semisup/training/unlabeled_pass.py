@@ -108,7 +108,7 @@ class UnlabeledPass:
             student=partial(self._student, networks.student, tapped),
             teacher=None if networks.teacher is None else partial(self._teacher, networks.teacher),
             peer=None if networks.peer is None else partial(self._student, networks.peer, tapped),
-            labeled=labeled,  # type: ignore[arg-type]  # None in a pre-training, whose regularizers read none
+            labeled=labeled,
             pseudo_label=None if labels is None else labels.to(device, non_blocking=True),
             progress=progress,
             generator=self.generator,
