@@ -124,3 +124,9 @@ def browser(folder: Path) -> Iterator[Browser]:
         os.close(ours_out)
         process.kill()
         process.wait(timeout=30)
+
+
+def assert_readable(tab: Browser, width: int) -> None:
+    """The open page fits a window of this width, and its text is not small."""
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("parseFloat(getComputedStyle(document.querySelector('p')).fontSize)") >= 14

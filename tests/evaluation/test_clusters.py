@@ -16,7 +16,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation import clusters
 from nnunetv2_semisup.evaluation.cluster_purity import measure
 from nnunetv2_semisup.evaluation.clusters import SHOWN, write_clusters
-from tests.browser import browser, require_browser
+from tests.browser import assert_readable, browser, require_browser
 from tests.evaluation.cluster_models import make_model
 from tests.evaluation.test_cluster_prediction import oblique
 from tests.workspace import DATASET, TINY, make_workspace
@@ -108,8 +108,7 @@ def test_the_page_in_a_browser(written: Path, tmp_path: Path):
     with browser(tmp_path) as tab:
         for width in (1280, 400):
             tab.open(page, width)
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width
-            assert tab.evaluate("parseFloat(getComputedStyle(document.querySelector('p')).fontSize)") >= 14
+            assert_readable(tab, width)
             seen = "[...document.images].filter(image => image.offsetParent)"
             assert tab.evaluate(f"{seen}.every(image => image.complete && image.naturalWidth > 0)")
             assert tab.evaluate(f"Math.min(...{seen}.map(image => image.getBoundingClientRect().width))") >= 100

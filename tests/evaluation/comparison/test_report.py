@@ -15,7 +15,7 @@ from nnunetv2_semisup.evaluation.comparison.compare import Comparison, compare
 from nnunetv2_semisup.evaluation.comparison.page import COLUMNS
 from nnunetv2_semisup.evaluation.comparison.report import write_report
 from nnunetv2_semisup.training.cost import Cost
-from tests.browser import browser, require_browser
+from tests.browser import assert_readable, browser, require_browser
 from tests.evaluation.comparison.conftest import VAL
 
 COST = Cost(samples=1200, gradient_samples=800, seconds=61.5, epochs=2, peak_memory_bytes=300 * 2**20)
@@ -149,8 +149,7 @@ def test_in_a_browser(written, tmp_path):
     with browser(tmp_path) as tab:
         for width in (1280, 400):
             tab.open(page, width)
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width
-            assert tab.evaluate("parseFloat(getComputedStyle(document.querySelector('p')).fontSize)") >= 14
+            assert_readable(tab, width)
             drawn = "[...document.querySelectorAll('svg.chart text')].filter(t => t.getBoundingClientRect().width > 0)"
             assert tab.evaluate(f"Math.min(...{drawn}.map(t => t.getBoundingClientRect().height))") >= 9
             assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
