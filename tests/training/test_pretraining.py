@@ -101,6 +101,14 @@ def test_fewer_images_than_a_batch_are_refused(in_toy):
         in_toy.trainer(NAME, merged(SMALL, {"data": {"batch_size": 50}}), plans_name="too_few")
 
 
+def test_a_configuration_may_inherit_its_batch_size(in_toy):
+    plans = in_toy.plans()
+    plans["configurations"]["3d_fullres"]["batch_size"] = 50
+    plans["configurations"]["3d_child"] = {"inherits_from": "3d_fullres"}
+    with pytest.raises(SemiSupervisedError, match="a batch has 50 cases"):
+        in_toy.trainer(NAME, SMALL, plans_name="inherits", configuration="3d_child", plans=plans)
+
+
 def test_the_images_of_a_named_split(in_toy):
     cases = [f"labeled_00{i}" for i in range(5)]
     split = {"0": {"labeled": cases[:1], "unlabeled": cases[1:3], "val": cases[3:]}}
