@@ -14,7 +14,7 @@ import torch
 from nnunetv2_semisup.evaluation.cluster_model import ClusterModel
 from nnunetv2_semisup.evaluation.cluster_prediction import CaseClusters
 from nnunetv2_semisup.evaluation.cluster_purity import Purity
-from nnunetv2_semisup.losses.boundary import edge_map
+from nnunetv2_semisup.losses.edges import edge_map
 from nnunetv2_semisup.visualization.cluster_maps import STYLE, choice, layers, middle_planes, script
 from nnunetv2_semisup.visualization.overlays import overlay
 from nnunetv2_semisup.visualization.page import figure, html_page, paragraph, table

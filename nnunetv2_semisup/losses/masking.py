@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -39,3 +40,13 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     total = masked(values, mask).sum()
     count = mask.bool().sum() * (values.shape[1] // mask.shape[1])
     return total / count.clamp_min(1)
+
+
+def valid_range(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Per sample [B, 1, ...] the least value in a bool mask of x's shape, and the distance to the greatest.
+
+    Without a valid voxel inf, and -inf.
+    """
+    axes = tuple(range(1, x.ndim))
+    low = x.masked_fill(~valid, torch.inf).amin(axes, keepdim=True)
+    return low, x.masked_fill(~valid, -torch.inf).amax(axes, keepdim=True) - low

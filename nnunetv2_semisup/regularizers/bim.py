@@ -26,7 +26,8 @@ from nnunetv2_semisup.configuration.settings import Settings as AnySettings
 from nnunetv2_semisup.data.contrast import draw_exponents, gamma_contrast
 from nnunetv2_semisup.data.geometry import AffineRange, draw_geometry
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.losses.boundary import boundary_loss, edge_map, released_boundary_loss
+from nnunetv2_semisup.losses.boundary import boundary_loss, released_boundary_loss
+from nnunetv2_semisup.losses.edges import edge_map
 from nnunetv2_semisup.losses.entropy import shannon_entropy
 from nnunetv2_semisup.losses.mutual_information import joint_probabilities, mutual_information
 from nnunetv2_semisup.losses.regularised_information import assignment_joint, regularised_mi_of_joint

@@ -60,3 +60,13 @@ def maps(*shape: int, seed: int = 0, sharpness: float = 2.0) -> Tensor:
 def one_hot(labels: Tensor, clusters: int) -> Tensor:
     """Exact assignments [B, K, *S] of labels [B, *S], float64."""
     return torch.nn.functional.one_hot(labels, clusters).movedim(-1, 1).double()
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Uniform in [0, 1), float64."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def voxels(shape: Sequence[int]) -> product:
+    """Every index of an array."""
+    return product(*map(range, shape))

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from nnunetv2_semisup.data.contrast import gamma_contrast
 from nnunetv2_semisup.data.geometry import Geometry, Move
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.losses.boundary import boundary_loss, edge_map, released_boundary_loss
+from nnunetv2_semisup.losses.boundary import boundary_loss, released_boundary_loss
+from nnunetv2_semisup.losses.edges import edge_map
 from nnunetv2_semisup.losses.entropy import shannon_entropy
 from nnunetv2_semisup.losses.regularised_information import regularised_mi_loss
 from nnunetv2_semisup.networks.features import forward_with_features
