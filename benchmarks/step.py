@@ -46,6 +46,10 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cps": ("nnUNetTrainerCPS", FULL),
     "fixmatch": ("nnUNetTrainerFixMatch", FULL),
     "entropymin": ("nnUNetTrainerEntropyMin", FULL),
+    "bim": ("nnUNetTrainerBIM", FULL),
+    "bimpretrain": ("nnUNetTrainerBIMPretrain", {}),
+    "bimpretrain, all sub-heads": ("nnUNetTrainerBIMPretrain", {"clusters": {"in_turn": False}}),
+    "bimpretrain, no losses": ("nnUNetTrainerBIMPretrain", {}),
 }
 
 
@@ -69,6 +73,10 @@ def start(arm: str, args: argparse.Namespace) -> tuple[Any, list[Any]]:
         trainer.on_train_start()
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
+    if arm.endswith("no losses"):
+        # The same forwards and backwards of the network, with next to nothing in between.
+        for regularizer in trainer.heads:
+            regularizer._compare = _means_of_features
     batches = [next(trainer.dataloader_train) for _ in range(2)]
     if hasattr(trainer, "_unlabeled_loader"):
         ready = [next(trainer.dataloader_unlabeled) for _ in range(2)]
@@ -128,6 +136,11 @@ def _ema_update(trainer: Any, device: torch.device, repeats: int = 20) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / repeats
+
+
+def _means_of_features(head: Any, moved: torch.Tensor, features: torch.Tensor, **_: Any) -> tuple[torch.Tensor, ...]:
+    mean = moved.mean() + features.mean()
+    return mean, mean, *(mean.detach(),) * 4
 
 
 class _Cycle:

@@ -139,6 +139,7 @@ class Step:
         pseudo_label: the stored label map of the patches, [B, 1, *spatial], -1 where unknown; present where the
             regularizer has `rounds`.
         progress: share of the epochs that are over, in [0, 1).
+        number: optimiser steps before this one, the same in all processes.
         generator: CPU generator of the regularizer's own draws.
         reduce: sums a tensor over all processes, with gradient; the identity in a single process.
     """
@@ -151,6 +152,7 @@ class Step:
     labeled: Labeled | None
     pseudo_label: Tensor | None
     progress: float
+    number: int
     generator: torch.Generator
     reduce: Callable[[Tensor], Tensor]
 

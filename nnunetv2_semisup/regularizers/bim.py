@@ -35,6 +35,9 @@ from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, window_radius
 
+SLAB_VOXELS = 8192
+"""Voxels of a sample that are assigned to clusters at a time: their K maps shall stay in a processor's cache."""
+
 LEAST_SHARE = 0.1
 """A cluster counts as used from this share of its fair part (1/K of the voxels) on."""
 
@@ -45,6 +48,10 @@ class ClustersSettings(Section):
     tap: int = Field(description="Level whose features are clustered: -1 is the last decoder stage, 0 the bottleneck.")
     count: Annotated[int, Field(ge=2)] = Field(description="Clusters K of every head.")
     sub_heads: Count = Field(description="Independent heads, whose losses are averaged.")
+    in_turn: bool = Field(
+        description="One sub-head a step, in turn, in place of all: on average the same gradient, for a share of the "
+        "cost."
+    )
     head: HeadKind = Field(description="Form of the heads: one 1x1 convolution, or two.")
 
 
@@ -182,12 +189,9 @@ class BIM(Regularizer):
         if image.shape[2:] != size:
             image = F.interpolate(image, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
             valid = F.interpolate(valid.float(), size=size, mode="nearest").bool()
-        # One pair of maps of K clusters at a time: made anew in the backward, sub-head by sub-head.
         compare = partial(self._compare, valid=valid, boundary_of=self._boundary_of(image, valid), reduce=step.reduce)
-        results = [
-            checkpoint(compare, head, moved, features, use_reentrant=False, preserve_rng_state=False)
-            for head in self.heads
-        ]
+        turn = [self.heads[step.number % len(self.heads)]] if self.settings.clusters.in_turn else self.heads
+        results = [compare(head, moved, features) for head in turn]
         means = [torch.stack(values).mean() for values in zip(*results, strict=True)]
         terms = dict(zip(self.weights, means[:2], strict=True))
         signs = dict(zip(self.sign_names, (*means[2:], -means[1].detach()), strict=True))
@@ -203,11 +207,11 @@ class BIM(Regularizer):
         reduce: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, ...]:
         """The two losses of one sub-head, then its signs of life but the last."""
-        z1, z2 = head(moved), head(features)
         settings = self.settings
-        joint = reduce(assignment_joint(z1, z2, valid))
+        joint, *entropies = _assign(head, moved, features, valid)
+        joint = reduce(joint)
         information = regularised_mi_of_joint(joint, settings.information.alpha, settings.information.balance)
-        boundary = (boundary_of(z1) + boundary_of(z2)) / 2
+        boundary = torch.stack([boundary_of(entropy) for entropy in entropies]).mean()
         with torch.no_grad():
             p = joint_probabilities(joint)
             margin = p.sum(0)
@@ -221,14 +225,14 @@ class BIM(Regularizer):
         return information, boundary, *signs
 
     def _boundary_of(self, image: Tensor, valid: Tensor) -> Callable[[Tensor], Tensor]:
-        """The boundary loss of an assignment of this image, of which everything else is computed once."""
+        """The boundary loss of an assignment's entropy in this image, whose edges are computed once."""
         settings = self.settings.boundary
         if settings.weight == 0:
-            return lambda z: z.new_zeros(())
+            return lambda entropy: entropy.new_zeros(())
         if settings.form == "released":
-            return lambda z: released_boundary_loss(shannon_entropy(z).unsqueeze(1), image, settings.gamma)
+            return lambda entropy: released_boundary_loss(entropy, image, settings.gamma)
         edges, known = edge_map(image, self._spacing, settings.gamma, valid)
-        return lambda z: boundary_loss(shannon_entropy(z).unsqueeze(1), edges, settings.radius, known)
+        return lambda entropy: boundary_loss(entropy, edges, settings.radius, known)
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse of the clusters."""
@@ -245,3 +249,21 @@ class BIMPretrain(BIM):
     """The same losses alone, without any label."""
 
     Settings = BIMPretrainSettings
+
+
+def _assign(head: nn.Module, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Joint [K, K] of a head's assignments of two maps, and the entropy [B, 1, *spatial] of either.
+
+    Slab by slab, each made anew in the backward: the maps of K clusters, the largest tensors of a step, never exist
+    as a whole.
+    """
+    planes = max(SLAB_VOXELS // features.shape[3:].numel(), 1)
+    slabs = zip(*(x.split(planes, dim=2) for x in (moved, features, valid)), strict=True)
+    parts = [checkpoint(_assign_slab, head, *slab, use_reentrant=False, preserve_rng_state=False) for slab in slabs]
+    joints, *entropies = zip(*parts, strict=True)
+    return torch.stack(joints).sum(0), *(torch.cat(maps, dim=2) for maps in entropies)
+
+
+def _assign_slab(head: nn.Module, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    z1, z2 = head(moved), head(features)
+    return assignment_joint(z1, z2, valid), *(shannon_entropy(z).unsqueeze(1) for z in (z1, z2))

@@ -291,6 +291,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             Networks(unwrapped(self.network), self.teacher, self.peer),
             factor=factor,
             progress=self.current_epoch / self.num_epochs,
+            number=self.optimizer_steps,
             device=self.device,
             autocast=self._autocast(),
             scaled=self._scaled,

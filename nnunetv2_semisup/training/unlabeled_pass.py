@@ -78,6 +78,7 @@ class UnlabeledPass:
         *,
         factor: float,
         progress: float,
+        number: int,
         device: torch.device,
         autocast: AbstractContextManager[Any],
         scaled: Callable[[Tensor], Tensor],
@@ -91,6 +92,7 @@ class UnlabeledPass:
             networks: on the device.
             factor: of the schedule, in (0, 1].
             progress: share of the epochs that are over.
+            number: optimiser steps before this one.
             device: of the networks.
             autocast: nnU-Net's, entered for the forward.
             scaled: nnU-Net's loss scaling; the identity without mixed precision.
@@ -111,6 +113,7 @@ class UnlabeledPass:
             labeled=labeled,
             pseudo_label=None if labels is None else labels.to(device, non_blocking=True),
             progress=progress,
+            number=number,
             generator=self.generator,
             reduce=summed,
         )

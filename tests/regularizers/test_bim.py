@@ -26,7 +26,7 @@ STILL = {"rotation": 0.0, "scale": [1.0, 1.0], "translation": 0.0, "gamma": [1.0
 
 def toy(changes=None, dim=3, **facts):
     network = network_of(dim)
-    values = {"clusters": {"count": 6, "sub_heads": 2}} | (changes or {})
+    values = {"clusters": {"count": 6, "sub_heads": 2, "in_turn": False}} | (changes or {})
     return network, build("bimpretrain", facts_of(network, dim, **facts), values)
 
 
@@ -171,3 +171,30 @@ def test_a_joint_of_all_processes_is_what_counts():
     once = regularizer(step).terms["information"]
     doubled = regularizer(replace(step, generator=torch.Generator().manual_seed(0), reduce=lambda joint: 2 * joint))
     torch.testing.assert_close(doubled.terms["information"], once)
+
+
+def test_sub_heads_in_turn_are_on_average_all_of_them():
+    network, together = toy({"clusters": {"count": 6, "sub_heads": 3, "in_turn": False}, "transform": STILL})
+    _, in_turn = toy({"clusters": {"count": 6, "sub_heads": 3, "in_turn": True}, "transform": STILL})
+    views = random_views()
+    expected = together(step_of(network, together, views)).terms
+    turns = [in_turn(step_of(network, in_turn, views, number=number)).terms for number in (4, 5, 6)]
+    for name, term in expected.items():
+        torch.testing.assert_close(torch.stack([terms[name] for terms in turns]).mean(), term)
+    assert turns[0]["information"] != turns[1]["information"]
+
+
+@pytest.mark.parametrize("voxels", [1, 600, 10**6])
+def test_slabs_of_any_thickness_give_the_same_terms_and_gradients(voxels, monkeypatch):
+    network, regularizer = toy({"transform": STILL})
+    views = random_views()
+
+    def gradients():
+        network.zero_grad()
+        terms = regularizer(step_of(network, regularizer, views)).terms
+        sum(terms.values()).backward()
+        return [*terms.values(), *(p.grad.clone() for p in network.encoder.parameters())]
+
+    expected = gradients()
+    monkeypatch.setattr(bim, "SLAB_VOXELS", voxels)
+    torch.testing.assert_close(gradients(), expected)

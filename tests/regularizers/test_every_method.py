@@ -38,6 +38,10 @@ def test_terms_are_alive_and_reach_student_and_heads_but_not_the_teacher(method,
         gradients = torch.autograd.grad(term, list(network.parameters()), retain_graph=True, allow_unused=True)
         assert any(g is not None and g.abs().sum() > 0 for g in gradients), name
     sum(outcome.terms.values()).backward()
+    # Heads may have their turns.
+    for number in range(1, 3):
+        turn = regularizer(step_of(network, regularizer, views, teacher=teacher, number=number))
+        sum(turn.terms.values()).backward()
     assert all(parameter.grad is not None for parameter in regularizer.parameters())
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not any(sign.requires_grad for sign in outcome.signs.values())

@@ -49,6 +49,7 @@ def step_of(
     peer: nn.Module | None = None,
     labeled: Labeled | None = None,
     progress: float = 0.5,
+    number: int = 0,
     stored: Tensor | None = None,
 ) -> Step:
     if regularizer.ema_decay is not None and teacher is None:
@@ -71,6 +72,7 @@ def step_of(
         labeled=labeled_batch(regularizer.facts) if labeled is None else labeled,
         pseudo_label=stored,
         progress=progress,
+        number=number,
         generator=torch.Generator().manual_seed(seed),
         reduce=reduce,
     )

@@ -41,6 +41,7 @@ def run(log_gradients: bool):
         Networks(network),
         factor=0.25,
         progress=0.5,
+        number=0,
         device=torch.device("cpu"),
         autocast=nullcontext(),
         scaled=lambda loss: 8 * loss,
