@@ -125,15 +125,20 @@ def call(*command: str) -> None:
     subprocess.run(command, check=True, stdout=quiet, env=os.environ | workers)
 
 
-def run(args: argparse.Namespace) -> None:
-    work = args.work.resolve()
+def set_environment(data: Path, work: Path) -> None:
+    """nnU-Net's variables for raw data and a folder for all else, and its commands on the path."""
     for variable in ("preprocessed", "results"):
-        os.environ[f"nnUNet_{variable}"] = str(work / variable)
-        (work / variable).mkdir(parents=True, exist_ok=True)
-    os.environ["nnUNet_raw"] = str(args.data.resolve())
+        folder = work.resolve() / variable
+        os.environ[f"nnUNet_{variable}"] = str(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    os.environ["nnUNet_raw"] = str(data.resolve())
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shims = subprocess.run(["nnUNetv2_semisup", "trainers"], check=True, capture_output=True, text=True)
     os.environ["nnUNet_extTrainer"] = shims.stdout.strip()
+
+
+def run(args: argparse.Namespace) -> None:
+    set_environment(args.data, args.work)
     small = "nnUNetPlans_small"
     prepare(args.dataset, small)
     for seed in args.seeds:

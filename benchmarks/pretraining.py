@@ -1,0 +1,105 @@
+"""Dice from pre-trained weights and from scratch: pre-trains, fine-tunes, one CSV of per-case Dice a fine-tuning.
+
+    python benchmarks/pretraining.py --data FOLDER --work FOLDER --dataset 804 --arms scratch bim --seeds 0 1 2
+
+FOLDER of --data holds raw nnU-Net datasets. A killed run goes on where it stopped when the same command is given.
+Plans, split and validation are those of benchmarks/quality.py. A pre-training sees the images of all training cases, 60
+epochs of 50 steps of 2 cases; fine-tuning is nnUNetTrainerLabeledOnly from its last checkpoint, at `--rate` with a
+warm-up over a tenth of its epochs, for each of `--epochs` under a schedule of its own. From scratch it is nnU-Net's
+own rate without a warm-up. Seed N starts from pre-training N modulo `--pretrainings`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from quality import LENGTH, RESULTS, TRAIN_CASES, call, prepare, set_environment, write_csv
+
+from nnunetv2_semisup.methods import methods
+
+SMALL = "nnUNetPlans_small"
+ARMS: dict[str, list[str] | None] = {
+    "scratch": None,
+    "bim": [],
+    "bim-alpha0": ["information.alpha=0"],
+    "bim-noboundary": ["boundary.weight=0"],
+    "iic": ["information.alpha=0", "boundary.weight=0"],
+}
+"""Arm -> settings of the pre-training that differ from the preset; None: there is none."""
+
+
+def train(dataset: int, method: str, name: str, settings: list[str], device: str, *options: str) -> Path:
+    """Train with stock's command, or go on; returns the fold's folder."""
+    call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", SMALL, "-o", name, "--set", *settings)
+    trainer = methods()[method]
+    results = Path(os.environ["nnUNet_results"])
+    (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")
+    fold = results / folder.name / f"{trainer}__{name}__3d_fullres" / "fold_0"
+    begun = [name for name in ("checkpoint_latest.pth", "checkpoint_final.pth") if (fold / name).exists()]
+    if method != "bimpretrain" or "checkpoint_final.pth" not in begun:
+        # nnU-Net takes either weights to start from or a training to go on with.
+        start = ["--c"] if begun else list(options)
+        call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, *start)
+    return fold
+
+
+def pretrained(dataset: int, arm: str, seed: int, device: str) -> Path:
+    """The last checkpoint of a pre-training, which runs where it is missing."""
+    settings = [*LENGTH[:2], f"training.seed={seed}", *(ARMS[arm] or [])]
+    return train(dataset, "bimpretrain", f"{SMALL}_pre-{arm}_seed{seed}", settings, device) / "checkpoint_final.pth"
+
+
+def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Path:
+    """The fold's folder of a training from an arm's weights."""
+    settings = [f"data.split=first{args.labels}", f"training.num_epochs={epochs}", *LENGTH[1:], "training.save_every=5"]
+    settings += [f"training.seed={seed}"]
+    options: list[str] = []
+    if ARMS[arm] is not None:
+        weights = pretrained(args.dataset, arm, seed % args.pretrainings, args.device)
+        options = ["-pretrained_weights", str(weights)]
+        settings += [f"training.initial_lr={args.rate}", f"training.lr_warmup_epochs={max(epochs // 10, 1)}"]
+    name = f"{SMALL}_{run_name(args, arm, epochs, seed)}"
+    return train(args.dataset, "labeledonly", name, settings, args.device, *options)
+
+
+def run_name(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> str:
+    """Of a fine-tuning's plans and of its file."""
+    rate = "" if ARMS[arm] is None else f"-rate{args.rate:g}"
+    return f"{arm}{rate}-{args.labels}-epochs{epochs}_seed{seed}"
+
+
+def run(args: argparse.Namespace) -> None:
+    set_environment(args.data, args.work)
+    prepare(args.dataset, SMALL)
+    call(
+        "nnUNetv2_semisup", "split", "-d", str(args.dataset), "-f", "0", "--labeled", str(args.labels), "--first",
+        "-o", f"first{args.labels}",
+    )  # fmt: skip
+    for seed in args.seeds:
+        for arm in args.arms:
+            for epochs in args.epochs:
+                file = args.output / f"pretraining_{args.dataset}_{run_name(args, arm, epochs, seed)}.csv"
+                if not file.exists():
+                    write_csv(fine_tuned(args, arm, epochs, seed), file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
+    parser.add_argument("--work", type=Path, required=True, help="folder for preprocessed data and results")
+    parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
+    parser.add_argument("--labels", type=int, default=4, help="labelled cases, the first by name")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
+    parser.add_argument("--epochs", nargs="+", type=int, default=[60, 30, 15], help="lengths of fine-tuning")
+    parser.add_argument("--rate", type=float, default=0.01, help="largest learning rate of fine-tuning")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--pretrainings", type=int, default=2, help="how many pre-trainings the seeds share")
+    parser.add_argument("-device", default="cpu")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
