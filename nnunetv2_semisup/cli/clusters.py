@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from nnunetv2_semisup.errors import SemiSupervisedError
-    from nnunetv2_semisup.evaluation.clusters import write_clusters
+    from nnunetv2_semisup.evaluation.clusters.clusters import write_clusters
 
     available = torch.cuda.is_available()
     if args.device == "cuda" and not available:

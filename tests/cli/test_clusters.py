@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2_semisup.cli.main import main
-from tests.evaluation.cluster_models import make_model
+from tests.evaluation.clusters.models import make_model
 from tests.workspace import DATASET, TINY
 
 

@@ -19,10 +19,10 @@ from nnunetv2_semisup.data.image_integrity import check_nifti, refuse_non_finite
 from nnunetv2_semisup.data.raw_cases import Files, find_cases
 from nnunetv2_semisup.data.staging import put_in_place, refuse_existing, refuse_unwritable, staging_folder
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.evaluation.cluster_model import ClusterModel, load_cluster_model
-from nnunetv2_semisup.evaluation.cluster_page import case_part, clusters_page
-from nnunetv2_semisup.evaluation.cluster_prediction import ClusterPredictor
-from nnunetv2_semisup.evaluation.cluster_purity import Purity, measure, write_csv
+from nnunetv2_semisup.evaluation.clusters.model import ClusterModel, load_cluster_model
+from nnunetv2_semisup.evaluation.clusters.page import case_part, clusters_page
+from nnunetv2_semisup.evaluation.clusters.prediction import ClusterPredictor
+from nnunetv2_semisup.evaluation.clusters.purity import Purity, measure, write_csv
 from nnunetv2_semisup.visualization.cluster_maps import middle_planes, sheet
 from nnunetv2_semisup.visualization.overlays import png
 

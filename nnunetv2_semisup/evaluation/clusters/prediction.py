@@ -18,7 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunetv2_semisup.evaluation.cluster_model import ClusterModel
+from nnunetv2_semisup.evaluation.clusters.model import ClusterModel
 from nnunetv2_semisup.losses.entropy import shannon_entropy
 from nnunetv2_semisup.networks.features import forward_with_features
 

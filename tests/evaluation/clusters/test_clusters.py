@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.evaluation import clusters
-from nnunetv2_semisup.evaluation.cluster_purity import measure
-from nnunetv2_semisup.evaluation.clusters import SHOWN, write_clusters
+from nnunetv2_semisup.evaluation.clusters import clusters
+from nnunetv2_semisup.evaluation.clusters.clusters import SHOWN, write_clusters
+from nnunetv2_semisup.evaluation.clusters.purity import measure
 from tests.browser import assert_readable, browser, require_browser
-from tests.evaluation.cluster_models import make_model
-from tests.evaluation.test_cluster_prediction import oblique
+from tests.evaluation.clusters.models import make_model
+from tests.evaluation.clusters.test_prediction import oblique
 from tests.workspace import DATASET, TINY, make_workspace
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from nnunetv2_semisup.evaluation.cluster_purity import COLUMNS, Purity, count, foreground_dice, measure, write_csv
+from nnunetv2_semisup.evaluation.clusters.purity import COLUMNS, Purity, count, foreground_dice, measure, write_csv
 
 pytestmark = pytest.mark.fast
 IGNORE = 9

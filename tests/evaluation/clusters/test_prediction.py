@@ -11,10 +11,10 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from nnunetv2_semisup.evaluation.cluster_model import ClusterModel, load_cluster_model
-from nnunetv2_semisup.evaluation.cluster_prediction import ClusterPredictor
+from nnunetv2_semisup.evaluation.clusters.model import ClusterModel, load_cluster_model
+from nnunetv2_semisup.evaluation.clusters.prediction import ClusterPredictor
 from nnunetv2_semisup.networks.features import forward_with_features
-from tests.evaluation.cluster_models import make_model
+from tests.evaluation.clusters.models import make_model
 from tests.workspace import DATASET, make_workspace
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nnunetv2_semisup.evaluation.cluster_model import ClusterModel
-from nnunetv2_semisup.evaluation.cluster_prediction import CaseClusters
-from nnunetv2_semisup.evaluation.cluster_purity import Purity
+from nnunetv2_semisup.evaluation.clusters.model import ClusterModel
+from nnunetv2_semisup.evaluation.clusters.prediction import CaseClusters
+from nnunetv2_semisup.evaluation.clusters.purity import Purity
 from nnunetv2_semisup.losses.edges import edge_map
 from nnunetv2_semisup.visualization.cluster_maps import STYLE, choice, layers, middle_planes, script
 from nnunetv2_semisup.visualization.overlays import overlay
