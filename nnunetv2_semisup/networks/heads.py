@@ -31,6 +31,10 @@ class ClusterHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Cluster probabilities [B, K, *spatial] of features [B, C, *spatial], in float32."""
+        return self.logits(features).softmax(dim=1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The same before the softmax."""
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.layers(features.float())
-            return logits.softmax(dim=1)
+            return logits

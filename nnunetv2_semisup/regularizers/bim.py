@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -26,11 +26,12 @@ from nnunetv2_semisup.configuration.settings import Settings as AnySettings
 from nnunetv2_semisup.data.contrast import draw_exponents, gamma_contrast
 from nnunetv2_semisup.data.geometry import AffineRange, draw_geometry
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.losses.assignments import joint_and_entropies
 from nnunetv2_semisup.losses.boundary import boundary_loss, released_boundary_loss
 from nnunetv2_semisup.losses.edges import edge_map
 from nnunetv2_semisup.losses.entropy import shannon_entropy
 from nnunetv2_semisup.losses.mutual_information import joint_probabilities, mutual_information
-from nnunetv2_semisup.losses.regularised_information import assignment_joint, regularised_mi_of_joint
+from nnunetv2_semisup.losses.regularised_information import regularised_mi_of_joint
 from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, window_radius
@@ -137,7 +138,7 @@ class BIM(Regularizer):
         super().__init__(settings, facts)
         clusters = settings.clusters
         channels = facts.levels.channels[clusters.tap]
-        self.heads = nn.ModuleList(
+        self.heads: Any = nn.ModuleList(
             ClusterHead(channels, clusters.count, clusters.head, facts.dim) for _ in range(clusters.sub_heads)
         )
         strides = facts.levels.strides[clusters.tap]
@@ -184,7 +185,8 @@ class BIM(Regularizer):
         image = geometry(gamma_contrast(second, exponents))
         valid = geometry.valid(image) if step.valid is None else geometry(step.valid)
         _, (features,) = step.student(torch.cat([first, image]), [self.settings.clusters.tap])
-        moved, features = geometry(features[:n]), features[n:]
+        moved, features = features.split(n)
+        moved = geometry(moved)
         size = features.shape[2:]
         if image.shape[2:] != size:
             image = F.interpolate(image, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
@@ -199,7 +201,7 @@ class BIM(Regularizer):
 
     def _compare(
         self,
-        head: nn.Module,
+        head: ClusterHead,
         moved: Tensor,
         features: Tensor,
         valid: Tensor,
@@ -251,7 +253,7 @@ class BIMPretrain(BIM):
     Settings = BIMPretrainSettings
 
 
-def _assign(head: nn.Module, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _assign(head: ClusterHead, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Joint [K, K] of a head's assignments of two maps, and the entropy [B, 1, *spatial] of either.
 
     Slab by slab, each made anew in the backward: the maps of K clusters, the largest tensors of a step, never exist
@@ -260,10 +262,9 @@ def _assign(head: nn.Module, moved: Tensor, features: Tensor, valid: Tensor) -> 
     planes = max(SLAB_VOXELS // features.shape[3:].numel(), 1)
     slabs = zip(*(x.split(planes, dim=2) for x in (moved, features, valid)), strict=True)
     parts = [checkpoint(_assign_slab, head, *slab, use_reentrant=False, preserve_rng_state=False) for slab in slabs]
-    joints, *entropies = zip(*parts, strict=True)
-    return torch.stack(joints).sum(0), *(torch.cat(maps, dim=2) for maps in entropies)
+    joints, first, second = zip(*parts, strict=True)
+    return torch.stack(joints).sum(0), torch.cat(first, dim=2), torch.cat(second, dim=2)
 
 
-def _assign_slab(head: nn.Module, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    z1, z2 = head(moved), head(features)
-    return assignment_joint(z1, z2, valid), *(shannon_entropy(z).unsqueeze(1) for z in (z1, z2))
+def _assign_slab(head: ClusterHead, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return joint_and_entropies(head.logits(moved), head.logits(features), valid)
