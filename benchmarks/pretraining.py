@@ -15,30 +15,36 @@ import argparse
 import os
 from pathlib import Path
 
-from quality import LENGTH, RESULTS, TRAIN_CASES, call, prepare, set_environment, write_csv
-
-from nnunetv2_semisup.methods import methods
+from quality import LENGTH, RESULTS, TRAIN_CASES, call, csv_name, prepare, set_environment, write_csv
 
 SMALL = "nnUNetPlans_small"
-ARMS: dict[str, list[str] | None] = {
+LABELED = "nnUNetTrainerLabeledOnly"
+RATE = 0.01
+"""nnU-Net's own largest learning rate."""
+RIVALS = Path(__file__).parent / "rivals"
+"""Trainers that BIM is compared with, and that the package does not offer."""
+BIM = "nnUNetTrainerBIMPretrain"
+ARMS: dict[str, tuple[str, list[str]] | None] = {
     "scratch": None,
-    "bim": [],
-    "bim-alpha0": ["information.alpha=0"],
-    "bim-noboundary": ["boundary.weight=0"],
-    "iic": ["information.alpha=0", "boundary.weight=0"],
+    "bim": (BIM, []),
+    "bim-alpha0": (BIM, ["information.alpha=0"]),
+    "bim-noboundary": (BIM, ["boundary.weight=0"]),
+    "iic": (BIM, ["information.alpha=0", "boundary.weight=0"]),
+    "infonce": ("nnUNetTrainerDenseInfoNCE", ["boundary.weight=0"]),
+    "masked": ("nnUNetTrainerMaskedReconstruction", []),
 }
-"""Arm -> settings of the pre-training that differ from the preset; None: there is none."""
+"""Arm -> trainer of the pre-training, settings that differ from BIM's preset; None: there is none."""
 
 
-def train(dataset: int, method: str, name: str, settings: list[str], device: str, *options: str) -> Path:
+def train(dataset: int, trainer: str, name: str, settings: list[str], device: str, *options: str) -> Path:
     """Train with stock's command, or go on; returns the fold's folder."""
+    method = "labeledonly" if trainer == LABELED else "bimpretrain"
     call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", SMALL, "-o", name, "--set", *settings)
-    trainer = methods()[method]
     results = Path(os.environ["nnUNet_results"])
     (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")
     fold = results / folder.name / f"{trainer}__{name}__3d_fullres" / "fold_0"
     begun = [name for name in ("checkpoint_latest.pth", "checkpoint_final.pth") if (fold / name).exists()]
-    if method != "bimpretrain" or "checkpoint_final.pth" not in begun:
+    if trainer == LABELED or "checkpoint_final.pth" not in begun:
         # nnU-Net takes either weights to start from or a training to go on with.
         start = ["--c"] if begun else list(options)
         call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, *start)
@@ -47,8 +53,9 @@ def train(dataset: int, method: str, name: str, settings: list[str], device: str
 
 def pretrained(dataset: int, arm: str, seed: int, device: str) -> Path:
     """The last checkpoint of a pre-training, which runs where it is missing."""
-    settings = [*LENGTH[:2], f"training.seed={seed}", *(ARMS[arm] or [])]
-    return train(dataset, "bimpretrain", f"{SMALL}_pre-{arm}_seed{seed}", settings, device) / "checkpoint_final.pth"
+    trainer, changes = ARMS[arm] or (BIM, [])
+    settings = [*LENGTH[:2], f"training.seed={seed}", *changes]
+    return train(dataset, trainer, f"{SMALL}_pre-{arm}_seed{seed}", settings, device) / "checkpoint_final.pth"
 
 
 def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Path:
@@ -60,18 +67,19 @@ def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Pa
         weights = pretrained(args.dataset, arm, seed % args.pretrainings, args.device)
         options = ["-pretrained_weights", str(weights)]
         settings += [f"training.initial_lr={args.rate}", f"training.lr_warmup_epochs={max(epochs // 10, 1)}"]
-    name = f"{SMALL}_{run_name(args, arm, epochs, seed)}"
-    return train(args.dataset, "labeledonly", name, settings, args.device, *options)
+    name = f"{SMALL}_{run_name(arm, args.labels, epochs, args.rate)}_seed{seed}"
+    return train(args.dataset, LABELED, name, settings, args.device, *options)
 
 
-def run_name(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> str:
-    """Of a fine-tuning's plans and of its file."""
-    rate = "" if ARMS[arm] is None else f"-rate{args.rate:g}"
-    return f"{arm}{rate}-{args.labels}-epochs{epochs}_seed{seed}"
+def run_name(arm: str, labels: int, epochs: int, rate: float = RATE) -> str:
+    """Of a fine-tuning, in the names of its plans and its file."""
+    chosen = "" if ARMS[arm] is None else f"-rate{rate:g}"
+    return f"{arm}{chosen}-{labels}-epochs{epochs}"
 
 
 def run(args: argparse.Namespace) -> None:
     set_environment(args.data, args.work)
+    os.environ["nnUNet_extTrainer"] += f"{os.pathsep}{RIVALS}"
     prepare(args.dataset, SMALL)
     call(
         "nnUNetv2_semisup", "split", "-d", str(args.dataset), "-f", "0", "--labeled", str(args.labels), "--first",
@@ -80,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         for arm in args.arms:
             for epochs in args.epochs:
-                file = args.output / f"pretraining_{args.dataset}_{run_name(args, arm, epochs, seed)}.csv"
+                file = args.output / csv_name(args.dataset, run_name(arm, args.labels, epochs, args.rate), seed)
                 if not file.exists():
                     write_csv(fine_tuned(args, arm, epochs, seed), file)
 
@@ -93,7 +101,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=4, help="labelled cases, the first by name")
     parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
     parser.add_argument("--epochs", nargs="+", type=int, default=[60, 30, 15], help="lengths of fine-tuning")
-    parser.add_argument("--rate", type=float, default=0.01, help="largest learning rate of fine-tuning")
+    parser.add_argument("--rate", type=float, default=RATE, help="largest learning rate of fine-tuning")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pretrainings", type=int, default=2, help="how many pre-trainings the seeds share")
     parser.add_argument("-device", default="cpu")
