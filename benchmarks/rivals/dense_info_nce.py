@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from nnunetv2_semisup.losses.info_nce import info_nce
 from nnunetv2_semisup.trainers.nnUNetTrainerBIMPretrain import nnUNetTrainerBIMPretrain
 from torch import Tensor, nn
 
+from nnunetv2_semisup.losses.info_nce import info_nce
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Step
 from nnunetv2_semisup.regularizers.bim import BIMPretrain
 
