@@ -72,9 +72,10 @@ def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Pa
 
 
 def run_name(arm: str, labels: int, epochs: int, rate: float = RATE) -> str:
-    """Of a fine-tuning, in the names of its plans and its file."""
-    chosen = "" if ARMS[arm] is None else f"-rate{rate:g}"
-    return f"{arm}{chosen}-{labels}-epochs{epochs}"
+    """Of a fine-tuning, in the names of its plans and its file; one is LabeledOnly's of benchmarks/quality.py."""
+    if ARMS[arm] is not None:
+        return f"{arm}-rate{rate:g}-{labels}-epochs{epochs}"
+    return f"labeledonly-{labels}" if f"training.num_epochs={epochs}" in LENGTH else f"{arm}-{labels}-epochs{epochs}"
 
 
 def run(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pretraining
 from quality import ARMS, RESULTS, csv_name
 
 from nnunetv2_semisup.evaluation.bootstrap import Interval, paired_interval, share_interval
@@ -48,6 +49,33 @@ class Dataset:
     main: dict[str, int]
     variants: dict[str, dict[str, int]]
 
+
+@dataclass(frozen=True)
+class Start:
+    """A row of the pre-trainings' table: what nnU-Net starts from, and for how long it trains.
+
+    Attributes:
+        arm: of benchmarks/pretraining.py.
+        epochs: of fine-tuning.
+        seeds: wanted.
+    """
+
+    arm: str
+    epochs: int
+    seeds: int
+
+    @property
+    def run(self) -> str:
+        """In the names of the files."""
+        return pretraining.run_name(self.arm, 4, self.epochs)
+
+
+STARTS = [
+    *(Start(arm, epochs, 3) for epochs in (60, 30, 15) for arm in ("scratch", "bim")),
+    *(Start(arm, 60, 1) for arm in pretraining.ARMS if arm not in ("scratch", "bim")),
+]
+PRETRAINING_HOURS = 1.0
+"""Of one core, for the pre-training of a seed."""
 
 DATASETS = {
     "left-atrium": Dataset(
@@ -129,6 +157,22 @@ def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
+def pretraining_table(folder: Path, data: Dataset) -> str:
+    """Every start and length beside training from scratch for as long, and for the longest."""
+    scratch = {start.epochs: start.run for start in STARTS if start.arm == "scratch"}
+    longest = max(scratch)
+    lines = [_row("start", "epochs", *DICE, "to scratch, as long", f"to scratch, {longest} epochs"), _rule(8)]
+    for start in STARTS:
+        differences = []
+        for base in (scratch[start.epochs], scratch[longest]):
+            found = pairs(folder, data.number, start.run, base)
+            is_other = found is not None and start.run != base
+            differences.append(_interval(paired_interval(found[0] - found[1]), "+.4f") if is_other else "-")
+        cells = _dice(folder, data, start.run, start.seeds)
+        lines.append(_row(f"`{start.arm}`", str(start.epochs), *cells, *differences))
+    return "\n".join(lines)
+
+
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -171,6 +215,7 @@ def tables(folder: Path) -> dict[str, str]:
     for name, data in DATASETS.items():
         found[name] = main_table(folder, data)
         found |= {f"{name}-{method}": variants_table(folder, data, arms) for method, arms in data.variants.items()}
+    found["left-atrium-pretraining"] = pretraining_table(folder, DATASETS["left-atrium"])
     return found
 
 
@@ -182,19 +227,28 @@ def renewed(page: str, folder: Path = RESULTS) -> str:
 
 @dataclass(frozen=True)
 class Missing:
-    """Runs of an arm that have no file."""
+    """Runs of an arm that have no file.
+
+    Attributes:
+        dataset: its number.
+        arm: of the script.
+        seeds: of the runs.
+        hours: of all of them together, on one core.
+        script: that runs them, with options that other arms do not need.
+    """
 
     dataset: int
     arm: str
     seeds: tuple[int, ...]
     hours: float
-    """All of them together, on one core."""
+    script: tuple[str, ...] = ("benchmarks/quality.py",)
 
     @property
     def command(self) -> list[str]:
         """What to type, without the folders."""
+        script, *options = self.script
         seeds = map(str, self.seeds)
-        return ["benchmarks/quality.py", "--dataset", str(self.dataset), "--arms", self.arm, "--seeds", *seeds]
+        return [script, "--dataset", str(self.dataset), "--arms", self.arm, *options, "--seeds", *seeds]
 
 
 def missing(folder: Path) -> list[Missing]:
@@ -211,6 +265,23 @@ def missing(folder: Path) -> list[Missing]:
             if seeds:
                 hours = len(seeds) * data.minutes * ratios.get(ARMS[arm][0], max(ratios.values())) / 60
                 found.append(Missing(data.number, arm, seeds, hours))
+    return found + _missing_starts(folder, DATASETS["left-atrium"])
+
+
+def _missing_starts(folder: Path, data: Dataset) -> list[Missing]:
+    found = []
+    for start in STARTS:
+        if start.run in ARMS:
+            continue
+        wanted = range(start.seeds)
+        seeds = tuple(seed for seed in wanted if not (folder / csv_name(data.number, start.run, seed)).exists())
+        if seeds:
+            hours = len(seeds) * data.minutes * start.epochs / 60 / 60
+            # The first row of a start pre-trains for all of them.
+            if start.arm != "scratch" and start.epochs == 60:
+                hours += min(len(seeds), 2) * PRETRAINING_HOURS
+            script = ("benchmarks/pretraining.py", "--epochs", str(start.epochs))
+            found.append(Missing(data.number, start.arm, seeds, hours, script))
     return found
 
 
