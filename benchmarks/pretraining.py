@@ -26,6 +26,7 @@ RIVALS = Path(__file__).parent / "rivals"
 BIM = "nnUNetTrainerBIMPretrain"
 ARMS: dict[str, tuple[str, list[str]] | None] = {
     "scratch": None,
+    "untrained": (BIM, ["training.num_epochs=1", "training.num_iterations_per_epoch=2", "training.initial_lr=1e-9"]),
     "bim": (BIM, []),
     "bim-alpha0": (BIM, ["information.alpha=0"]),
     "bim-noboundary": (BIM, ["boundary.weight=0"]),
@@ -54,7 +55,8 @@ def train(dataset: int, trainer: str, name: str, settings: list[str], device: st
 def pretrained(dataset: int, arm: str, seed: int, device: str) -> Path:
     """The last checkpoint of a pre-training, which runs where it is missing."""
     trainer, changes = ARMS[arm] or (BIM, [])
-    settings = [*LENGTH[:2], f"training.seed={seed}", *changes]
+    chosen = dict(setting.split("=") for setting in [*LENGTH[:2], f"training.seed={seed}", *changes])
+    settings = [f"{key}={value}" for key, value in chosen.items()]
     return train(dataset, trainer, f"{SMALL}_pre-{arm}_seed{seed}", settings, device) / "checkpoint_final.pth"
 
 

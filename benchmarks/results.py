@@ -72,7 +72,7 @@ class Start:
 
 STARTS = [
     *(Start(arm, epochs, 3) for epochs in (60, 30, 15) for arm in ("scratch", "bim")),
-    *(Start(arm, 60, 1) for arm in pretraining.ARMS if arm not in ("scratch", "bim")),
+    *(Start(arm, 60, 1) for arm in pretraining.ARMS if arm not in ("scratch", "untrained", "bim")),
 ]
 PRETRAINING_HOURS = 1.0
 """Of one core, for the pre-training of a seed."""
