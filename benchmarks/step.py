@@ -46,6 +46,9 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cps": ("nnUNetTrainerCPS", FULL),
     "fixmatch": ("nnUNetTrainerFixMatch", FULL),
     "entropymin": ("nnUNetTrainerEntropyMin", FULL),
+    "crosslevel": ("nnUNetTrainerCrossLevel", FULL),
+    "crosslevel, contrast": ("nnUNetTrainerCrossLevel", {**FULL, "consistency": {"weight": 0.0}}),
+    "crosslevel, consistency": ("nnUNetTrainerCrossLevel", {**FULL, "contrast": {"weight": 0.0}}),
 }
 
 

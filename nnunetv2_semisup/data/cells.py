@@ -37,12 +37,12 @@ class Cell:
         )
         return maps[(slice(None),) * (maps.ndim - len(box)) + box].contiguous()
 
-    def without_margin(self, margin: Sequence[int], patch_size: Sequence[int]) -> Cell:
+    def without_margin(self, margin: int, patch_size: Sequence[int]) -> Cell:
         """The part of it that is at least so many voxels away from where it ends within the patch, as a box in it."""
-        start = [m if first > 0 else 0 for m, first in zip(margin, self.start, strict=True)]
+        start = [margin if first > 0 else 0 for first in self.start]
         end = [
-            edge - m if first + edge < size else edge
-            for m, first, edge, size in zip(margin, self.start, self.edge, patch_size, strict=True)
+            edge - margin if first + edge < size else edge
+            for first, edge, size in zip(self.start, self.edge, patch_size, strict=True)
         ]
         return Cell(tuple(start), tuple(b - a for a, b in zip(start, end, strict=True)))
 

@@ -24,7 +24,7 @@ from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regulari
 from nnunetv2_semisup.regularizers.phases import switch_epoch
 from nnunetv2_semisup.regularizers.signs import AGREEMENT, foreground_alarm, foreground_share
 from nnunetv2_semisup.regularizers.sites import Sites
-from nnunetv2_semisup.regularizers.taps import BOTTLENECK, refuse_missing_taps, window_radius
+from nnunetv2_semisup.regularizers.taps import BOTTLENECK, refuse_missing_taps
 
 TAP = -1
 """The last decoder stage, whose features are contrasted."""
@@ -86,8 +86,8 @@ class ConsistencySettings(Section):
 
     weight: Weight = Field(description="Weight of the mean squared difference of the probabilities.")
     margin: Annotated[int, Field(ge=0)] = Field(
-        description="Voxels along the finest axis, as far in millimetres along the others, that do not count where a "
-        "cell ends within the patch."
+        description="Voxels that do not count where a cell ends within the patch: zeros are all that convolutions see "
+        "beyond."
     )
 
 
@@ -127,8 +127,8 @@ class CrossLevel(Regularizer):
     def __init__(self, settings: CrossLevelSettings, facts: Facts) -> None:
         """Place cells and sites, and build the projection head, for resolved settings."""
         super().__init__(settings, facts)
-        contrast, consistency = settings.contrast, settings.consistency
-        self._weights = {"contrast": contrast.weight, "consistency": consistency.weight}
+        contrast = settings.contrast
+        self._weights = {"contrast": contrast.weight, "consistency": settings.consistency.weight}
         self.views = VIEWS[settings.views.form]
         self._switch = None
         self.gradient_views = max(sum(weight > 0 for weight in self._weights.values()), 1)
@@ -136,8 +136,7 @@ class CrossLevel(Regularizer):
             self._switch = switch_epoch(facts.num_epochs, settings.schedule.warmup, settings.phases.switch)
             self.gradient_views = 1
         self._cells = _cells(settings, facts.patch_size, facts.levels.strides[0])
-        margin = window_radius(consistency.margin, facts.spacing)
-        self._inner = [cell.without_margin(margin, facts.patch_size) for cell in self._cells]
+        self._inner = [cell.without_margin(settings.consistency.margin, facts.patch_size) for cell in self._cells]
         stride = None if contrast.sites == "cells" else facts.levels.strides[int(contrast.sites)]
         self._sites = Sites(self._cells, facts.patch_size, stride)
         self.sign_names: Sequence[str] = AGREEMENT

@@ -29,15 +29,6 @@ def test_row06_global_pooling_is_dead_under_instance_norm_and_regional_pooling_i
     assert regions > 3 * whole
 
 
-def test_a_region_that_is_partly_valid_takes_the_mean_of_its_valid_voxels():
-    features = torch.arange(64.0).reshape(1, 1, 4, 4, 4)
-    mask = torch.zeros(1, 1, 4, 4, 4)
-    mask[..., 0, 0, 0] = mask[..., 1, 1, 1] = 1
-    pooled = regional_means(features, [2] * 3, mask)
-    assert pooled[0, 0, 0, 0, 0] == pytest.approx((0 + 21) / 2)
-    assert pooled.flatten()[1:].abs().max() == 0
-
-
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("needs_gradient", [False, True])
 def test_terms_and_gradients_are_those_of_the_formula_on_transformed_features(masked, needs_gradient):
