@@ -18,9 +18,12 @@ from nnunetv2_semisup.data.cells import place_cells
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.info_nce import info_nce
 from nnunetv2_semisup.networks.features import forward_with_features
-from nnunetv2_semisup.regularizers.base import Outline
 from nnunetv2_semisup.regularizers.crosslevel import MOST_SITES, CrossLevel
+from nnunetv2_semisup.training import facts as training_facts
+from nnunetv2_semisup.training import preflight
+from nnunetv2_semisup.training.run_log import read_log
 from tests.regularizers.toy_step import build, facts_of, labeled_batch, network_of, outline_of, random_views, step_of
+from tests.workspace import TINY
 
 fast = pytest.mark.fast
 
@@ -373,18 +376,30 @@ def test_refused_before_anything_is_written_and_any_other_plan_is_not(in_toy):
     assert trainer.settings.cells.per_axis != "auto"
 
 
-@fast
-def test_the_outline_says_of_patch_and_strides_what_the_network_says(in_toy):
-    from nnunetv2_semisup.training.preflight import outline_of as outline_before_training
+def test_a_training_in_the_papers_form_has_both_phases_one_after_the_other(in_toy):
+    """In three epochs: the warm-up, one with the contrast alone, one with the consistency alone."""
+    trainer = in_toy.trainer("nnUNetTrainerCrossLevel", merged(TINY, PAPER), plans_name="paper")
+    trainer.run_training()
+    warmup, first, second = read_log(trainer.run_log.file)
+    assert not warmup["raw/contrast"]
+    assert not warmup["raw/consistency"]
+    for row, on, off in ((first, "contrast", "consistency"), (second, "consistency", "contrast")):
+        assert float(row[f"raw/{on}"]) > 0
+        assert float(row[f"grad/{on}"]) > 0
+        assert not row[f"raw/{off}"]
+    # Labelled patches beside the unlabelled ones, patch and cells, in two epochs of two steps. In the first phase the
+    # patch carries the gradient, in the second its cells; here cells do not overlap.
+    assert trainer.cost.samples - 3 * 2 * 2 == 2 * 2 * 2 * 4
+    assert trainer.cost.gradient_samples - 3 * 2 * 2 == 2 * 2 * 4
 
+
+def test_the_outline_says_of_patch_and_strides_what_the_network_says(in_toy):
     trainer = in_toy.trainer("nnUNetTrainerLabeledOnly", plans_name="outline")
     trainer.initialize()
-    from nnunetv2_semisup.training.facts import facts_of as facts_in_training
-
-    facts = facts_in_training(trainer)
-    outline: Outline = outline_before_training(in_toy.plans(), "3d_fullres", trainer.dataset_json)
-    assert outline.patch_size == facts.patch_size
-    assert outline.level_strides == facts.levels.strides
+    found = training_facts.facts_of(trainer)
+    outline = preflight.outline_of(in_toy.plans(), "3d_fullres", trainer.dataset_json)
+    assert outline.patch_size == found.patch_size
+    assert outline.level_strides == found.levels.strides
 
 
 @fast
