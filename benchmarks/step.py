@@ -50,6 +50,9 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "bimpretrain": ("nnUNetTrainerBIMPretrain", {}),
     "bimpretrain, all sub-heads": ("nnUNetTrainerBIMPretrain", {"clusters": {"in_turn": False}}),
     "bimpretrain, no losses": ("nnUNetTrainerBIMPretrain", {}),
+    "crosslevel": ("nnUNetTrainerCrossLevel", FULL),
+    "crosslevel, contrast": ("nnUNetTrainerCrossLevel", {**FULL, "consistency": {"weight": 0.0}}),
+    "crosslevel, consistency": ("nnUNetTrainerCrossLevel", {**FULL, "contrast": {"weight": 0.0}}),
 }
 
 

@@ -38,3 +38,24 @@ class ClusterHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.layers(features.float())
             return logits
+
+
+class ProjectionHead(nn.Module):
+    """Embeddings of pooled features by two linear layers, for a contrast of regions (Zhao et al. 2022).
+
+    Nothing is normalised: a region may be all that an image has, and instance normalisation of a single element is
+    undefined. The last layer has no activation, so that embeddings can point away from each other.
+    """
+
+    def __init__(self, channels: int, dimensions: int) -> None:
+        """Build a head from `channels` to `dimensions`."""
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(channels, dimensions), nn.LeakyReLU(0.01), nn.Linear(dimensions, dimensions)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeddings [B, N, dimensions] of N regions' features [B, C, N], in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            embeddings: Tensor = self.layers(features.float().transpose(1, 2))
+            return embeddings

@@ -27,11 +27,15 @@ class Outline:
         level_voxels: voxels of a patch at each level of the network, bottleneck first.
         batch_size: patches a labelled step.
         n_structures: classes without background, or regions.
+        patch_size: voxels per axis of a patch.
+        level_strides: voxels of the patch per voxel of each level and axis, bottleneck first.
     """
 
     level_voxels: tuple[int, ...]
     batch_size: int
     n_structures: int
+    patch_size: tuple[int, ...]
+    level_strides: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Facts:
         regions: the labels of each region, where outputs are regions.
         one_piece: tells which structures (classes but background, or regions, from 1) come in one piece in patches of
             the labelled cases, which it reads when it is called.
+        num_epochs: length of the training.
     """
 
     levels: Levels
@@ -62,6 +67,7 @@ class Facts:
     ignore_label: int | None = None
     regions: tuple[tuple[int, ...], ...] = ()
     one_piece: Callable[[], tuple[int, ...]] = tuple
+    num_epochs: int = 1000
 
     @property
     def dim(self) -> int:
@@ -142,6 +148,9 @@ class Step:
         number: optimiser steps before this one, the same in all processes.
         generator: CPU generator of the regularizer's own draws.
         reduce: sums a tensor over all processes, with gradient; the identity in a single process.
+        settle: takes the name of a term and a part of it whose graph is needed by nothing else, and returns what to add
+            to the term in its place. A training takes the part's gradients at once and frees its graph, so that a term
+            of many parts needs the memory of one.
     """
 
     views: tuple[Tensor, ...]
@@ -155,11 +164,15 @@ class Step:
     number: int
     generator: torch.Generator
     reduce: Callable[[Tensor], Tensor]
+    settle: Callable[[str, Tensor], Tensor] = lambda _, part: part
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a regularizer returns: unweighted scalar terms with gradient, and detached signs of life, by name."""
+    """What a regularizer returns: unweighted scalar terms with gradient, and detached signs of life, by name.
+
+    A term that is made of settled parts has its gradient behind it.
+    """
 
     terms: dict[str, Tensor]
     signs: dict[str, Tensor] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from nnunetv2_semisup.configuration.settings import Auto, Count, Section, Weight
 from nnunetv2_semisup.data.geometry import Geometry
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
+from nnunetv2_semisup.networks.pooling import regional_means
 from nnunetv2_semisup.regularizers.base import Facts
 from nnunetv2_semisup.regularizers.taps import BOTTLENECK, window_radius
 
@@ -147,10 +148,10 @@ class FeatureInformation(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Loss of one sub-head, and the entropy of its marginal: of regions at the bottleneck, else of voxels."""
         if tap == BOTTLENECK:
-            grid = self.settings.grid
-            z1, z2 = (_rows(head(regional_means(x, grid, mask))) for x in (geometry(reference), feature))
+            regions = [min(self.settings.grid, size) for size in feature.shape[2:]]
+            z1, z2 = (_rows(head(regional_means(x, regions, mask))) for x in (geometry(reference), feature))
             if mask is not None:
-                inside = regional_means(mask, grid).flatten() > 0
+                inside = regional_means(mask, regions).flatten() > 0
                 z1, z2 = z1[inside], z2[inside]
             loss = global_mi_loss(z1, z2, reduce=reduce)
         else:
@@ -162,19 +163,6 @@ class FeatureInformation(nn.Module):
 def term_of(tap: int) -> str:
     """Name of a tap's term."""
     return "mi_bottleneck" if tap == BOTTLENECK else f"mi_stage{tap}"
-
-
-def regional_means(features: Tensor, grid: int, mask: Tensor | None = None) -> Tensor:
-    """Means of features [B, C, *S] over a grid of at most `grid` regions per axis.
-
-    With a mask [B, 1, *S] of 0 and 1, of its voxels alone, and 0 in a region that has none.
-    """
-    if mask is not None:
-        return regional_means(features * mask, grid) / regional_means(mask, grid).clamp_min(1e-6)
-    regions = [min(grid, size) for size in features.shape[2:]]
-    if len(regions) == 3:
-        return F.adaptive_avg_pool3d(features, (regions[0], regions[1], regions[2]))
-    return F.adaptive_avg_pool2d(features, (regions[0], regions[1]))
 
 
 def _rows(z: Tensor) -> Tensor:

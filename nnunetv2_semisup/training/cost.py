@@ -26,14 +26,14 @@ class Cost:
             (0 on Windows, which does not tell).
     """
 
-    samples: int = 0
-    gradient_samples: int = 0
+    samples: float = 0
+    gradient_samples: float = 0
     seconds: float = 0.0
     epochs: int = 0
     peak_memory_bytes: int = 0
 
-    def count(self, samples: int, gradient: bool) -> None:
-        """One pass of so many patches."""
+    def count(self, samples: float, gradient: bool) -> None:
+        """One pass of so many patches, or parts of patches."""
         self.samples += samples
         self.gradient_samples += samples * gradient
 

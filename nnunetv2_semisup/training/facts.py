@@ -32,6 +32,7 @@ def facts_of(trainer: Any) -> Facts:
         ignore_label=labels.ignore_label,
         regions=tuple(map(_members, labels.foreground_regions)) if labels.has_regions else (),
         one_piece=partial(_structures_in_one_piece, trainer),
+        num_epochs=int(trainer.num_epochs),
     )
 
 

@@ -69,10 +69,18 @@ def outline_of(plans: Mapping[str, Any], configuration: str, dataset_json: Mappi
     manager = PlansManager(dict(plans)).get_configuration(configuration)
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset_json))
     voxels, size = [], np.array(manager.patch_size)
+    strides, total = [], np.ones_like(size)
     for stride in manager.network_arch_init_kwargs["strides"]:
-        size = -(-size // np.array(stride))
+        size, total = -(-size // np.array(stride)), total * np.array(stride)
         voxels.append(int(size.prod()))
-    return Outline(tuple(reversed(voxels)), int(manager.batch_size), len(structures_of(labels)))
+        strides.append(tuple(map(int, total)))
+    return Outline(
+        tuple(reversed(voxels)),
+        int(manager.batch_size),
+        len(structures_of(labels)),
+        tuple(map(int, manager.patch_size)),
+        tuple(reversed(strides)),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import distributed
 from nnunetv2_semisup.data.pseudo_labels import without_labels
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import unwrapped
+from nnunetv2_semisup.regularizers.phases import phase_ends
 from nnunetv2_semisup.regularizers.rounds import RoundSettings, round_starts
 from nnunetv2_semisup.training.distributed import broadcast, is_distributed
 from nnunetv2_semisup.training.labeling import label_cases
 from nnunetv2_semisup.training.peer import new_network
-from nnunetv2_semisup.training.schedules import phase_ends
 from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset
 
 FOLDER = "pseudo_labels"

@@ -1,4 +1,4 @@
-"""Schedules over epochs: phases as fractions of the training, learning-rate warm-up."""
+"""Schedules over epochs: ramp of the weights, learning-rate warm-up."""
 
 from __future__ import annotations
 
@@ -7,25 +7,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from nnunetv2_semisup.regularizers.phases import phase_ends
 from nnunetv2_semisup.regularizers.ramp import gaussian_ramp
-
-
-def phase_ends(num_epochs: int, warmup: float, ramp: float) -> tuple[int, int]:
-    """Epochs at which the supervised warm-up ends and at which the weights are full.
-
-    Fractions are rounded so that every phase with a share above 0 has at least one epoch and at least one epoch at
-    full weight is left, in that order of importance: a training of 3 epochs warms up in epoch 0, ramps in epoch 1 and
-    is full in epoch 2.
-
-    Args:
-        num_epochs: length of the training.
-        warmup: share of it, in [0, 1].
-        ramp: share of it, in [0, 1].
-    """
-    spare = num_epochs - 1
-    warmup_epochs = min(max(round(warmup * num_epochs), 1), max(spare - 1, min(spare, 1))) if warmup > 0 else 0
-    ramp_epochs = min(max(round(ramp * num_epochs), 1), max(spare - warmup_epochs, 0)) if ramp > 0 else 0
-    return warmup_epochs, warmup_epochs + ramp_epochs
 
 
 def ramp_factor(epoch: int, num_epochs: int, warmup: float, ramp: float) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_semisup.data.views import View
+from nnunetv2_semisup.losses.precision import without_autocast
 from nnunetv2_semisup.regularizers.base import Labeled, Regularizer, Step
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import summed
@@ -101,15 +102,17 @@ class UnlabeledPass:
 
         Returns the sum of the weighted terms, detached.
         """
-        tapped: list[Tensor] = []
+        tapped: list[Tensor] | None = [] if log_gradients else None
+        squares: dict[str, Tensor] = {}
+        patch_voxels = batch["views"][0][0, 0].numel()
         views = [view.to(device, non_blocking=True) for view in batch["views"]]
         labels = batch["pseudo_label"]
         step = partial(
             Step,
             valid=None if bool(batch["valid"].all()) else batch["valid"].to(device, non_blocking=True),
-            student=partial(self._student, networks.student, tapped),
-            teacher=None if networks.teacher is None else partial(self._teacher, networks.teacher),
-            peer=None if networks.peer is None else partial(self._student, networks.peer, tapped),
+            student=partial(self._student, networks.student, tapped, patch_voxels),
+            teacher=None if networks.teacher is None else partial(self._teacher, networks.teacher, patch_voxels),
+            peer=None if networks.peer is None else partial(self._student, networks.peer, tapped, patch_voxels),
             labeled=labeled,
             pseudo_label=None if labels is None else labels.to(device, non_blocking=True),
             progress=progress,
@@ -118,44 +121,74 @@ class UnlabeledPass:
             reduce=summed,
         )
         weighted: dict[str, Tensor] = {}
+
+        def settle(weights: Mapping[str, float], name: str, part: Tensor) -> Tensor:
+            """Backward of one part of a term; what is left of it is its value."""
+            loss = factor * weights[name] * part
+            with without_autocast(part):
+                if tapped is not None:
+                    used = _add_squares(squares, name, loss, tapped, scaled)
+                    tapped[:] = [output for output, is_of_part in zip(tapped, used, strict=True) if not is_of_part]
+                scaled(loss).backward()  # type: ignore[no-untyped-call]
+            return part.detach()
+
         with autocast:
             for regularizer in self.regularizers:
-                outcome = regularizer(step(views=chosen(regularizer.views, self.kinds, views)))
+                own = chosen(regularizer.views, self.kinds, views)
+                outcome = regularizer(step(views=own, settle=partial(settle, regularizer.weights)))
                 for name, term in outcome.terms.items():
                     weighted[name] = factor * regularizer.weights[name] * term
                     self.means.add(f"raw/{name}", term.detach())
                     self.means.add(f"weighted/{name}", weighted[name].detach())
                 for name, sign in outcome.signs.items():
                     self.means.add(f"sign/{name}", sign)
-        if log_gradients:
-            self._log_gradients(weighted, tapped, scaled)
+        if tapped is not None:
+            for name, term in weighted.items():
+                if term.requires_grad:
+                    _add_squares(squares, name, term, tapped, scaled)
+            for name, square in squares.items():
+                self.means.add(f"grad/{name}", square.sqrt())
         loss = torch.stack(list(weighted.values())).sum()
-        scaled(loss).backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:
+            scaled(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _log_gradients(
-        self, weighted: Mapping[str, Tensor], tapped: Sequence[Tensor], scaled: Callable[[Tensor], Tensor]
-    ) -> None:
-        for name, term in weighted.items():
-            if not term.requires_grad:
-                continue
-            scale = float(scaled(torch.ones((), device=term.device)))
-            gradients = torch.autograd.grad(scaled(term), tapped, retain_graph=True, allow_unused=True)
-            norms = [gradient.float().norm() / scale for gradient in gradients if gradient is not None]
-            if norms:
-                self.means.add(f"grad/{name}", torch.stack(norms).norm())
-
     def _student(
-        self, network: nn.Module, tapped: list[Tensor], x: Tensor, taps: Sequence[int]
+        self, network: nn.Module, tapped: list[Tensor] | None, patch_voxels: int, x: Tensor, taps: Sequence[int]
     ) -> tuple[Tensor, list[Tensor]]:
-        self.cost.count(len(x), gradient=True)
+        gradient = torch.is_grad_enabled()
+        self.cost.count(patches(x, patch_voxels), gradient)
         logits, features = self.forward(network, x, tuple(taps))
         # Aliases: what a term does to one of them says nothing of the levels above, on which the level itself depends.
         outputs = [output.view_as(output) for output in (logits, *features)]
-        tapped.extend(outputs)
+        if gradient and tapped is not None:
+            tapped.extend(outputs)
         return outputs[0], outputs[1:]
 
     @torch.no_grad()
-    def _teacher(self, network: nn.Module, x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        self.cost.count(len(x), gradient=False)
+    def _teacher(
+        self, network: nn.Module, patch_voxels: int, x: Tensor, taps: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        self.cost.count(patches(x, patch_voxels), gradient=False)
         return self.forward(network, x, tuple(taps))
+
+
+def patches(x: Tensor, patch_voxels: int) -> float:
+    """How many patches the images [B, C, *spatial] amount to, which may be parts of patches."""
+    return len(x) * x[0, 0].numel() / patch_voxels
+
+
+def _add_squares(
+    squares: dict[str, Tensor],
+    name: str,
+    loss: Tensor,
+    tapped: Sequence[Tensor],
+    scaled: Callable[[Tensor], Tensor],
+) -> list[bool]:
+    """Add the squared norm of a loss's gradient at the tapped outputs; returns which of them the loss reads."""
+    scale = float(scaled(torch.ones((), device=loss.device)))
+    gradients = torch.autograd.grad(scaled(loss), tapped, retain_graph=True, allow_unused=True)
+    norms = [gradient.float().norm() / scale for gradient in gradients if gradient is not None]
+    if norms:
+        squares[name] = squares.get(name, torch.zeros_like(norms[0])) + torch.stack(norms).square().sum()
+    return [gradient is not None for gradient in gradients]

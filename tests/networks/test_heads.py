@@ -1,9 +1,9 @@
-"""Cluster heads give probabilities, in float32, voxel by voxel."""
+"""Heads see each voxel, or region, by itself, in float32."""
 
 import pytest
 import torch
 
-from nnunetv2_semisup.networks.heads import ClusterHead
+from nnunetv2_semisup.networks.heads import ClusterHead, ProjectionHead
 
 pytestmark = pytest.mark.fast
 
@@ -26,3 +26,15 @@ def test_a_head_sees_each_voxel_by_itself():
     difference = (head(x) - head(changed)).abs().sum(dim=1)[0]
     assert difference[0, 0, 0] > 0
     assert difference.flatten()[1:].max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_projection_sees_each_region_by_itself_and_one_is_enough(dtype):
+    head = ProjectionHead(6, dimensions=5)
+    features = torch.randn(2, 6, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
+    output = head(features)
+    assert output.shape == (2, 7, 5)
+    assert output.dtype == torch.float32
+    for region in range(7):
+        torch.testing.assert_close(head(features[..., region : region + 1])[:, 0], output[:, region])
+    assert (output < 0).any(), "embeddings can point away from each other"

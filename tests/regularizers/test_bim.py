@@ -16,8 +16,7 @@ from nnunetv2_semisup.losses.entropy import shannon_entropy
 from nnunetv2_semisup.losses.regularised_information import regularised_mi_loss
 from nnunetv2_semisup.networks.features import forward_with_features
 from nnunetv2_semisup.regularizers import bim
-from nnunetv2_semisup.regularizers.base import Outline
-from tests.regularizers.toy_step import build, facts_of, network_of, random_views, step_of
+from tests.regularizers.toy_step import build, facts_of, network_of, outline_of, random_views, step_of
 
 pytestmark = pytest.mark.fast
 
@@ -139,7 +138,7 @@ def test_anisotropic_plans_turn_in_plane_and_take_flat_windows():
 
 def test_impossible_settings_are_refused():
     _, regularizer = toy()
-    outline = Outline((2, 64, 512, 4096), 2, 3)
+    outline = replace(outline_of(regularizer.facts), level_voxels=(2, 64, 512, 4096))
     type(regularizer).check(regularizer.settings, outline)
     deep = regularizer.settings.model_copy(
         update={"clusters": regularizer.settings.clusters.model_copy(update={"tap": 0})}

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.regularizers.base import Outline
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, in_one_piece
-from tests.regularizers.toy_step import build, facts_of, network_of
+from tests.regularizers.toy_step import build, facts_of, network_of, outline_of
 
 pytestmark = pytest.mark.fast
 
@@ -63,6 +62,6 @@ def test_auto_asks_the_labelled_cases_where_pseudo_labels_count(method):
 @pytest.mark.parametrize("method", ["fixmatch", "mireg"])
 def test_a_structure_that_the_dataset_lacks_is_refused(method):
     regularizer = build(method, facts_of(network_of()), {"pseudo_label": {"one_piece": [1, 3]}})
-    type(regularizer).check(regularizer.settings, Outline((8, 27, 64, 125), 2, 3))
+    type(regularizer).check(regularizer.settings, outline_of(regularizer.facts, 3))
     with pytest.raises(SemiSupervisedError, match=r"pseudo_label.one_piece = \[1, 3\] .* structures are 1 to 2"):
-        type(regularizer).check(regularizer.settings, Outline((8, 27, 64, 125), 2, 2))
+        type(regularizer).check(regularizer.settings, outline_of(regularizer.facts, 2))

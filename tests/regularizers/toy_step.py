@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from nnunetv2_semisup.configuration.sources import merged, preset
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import Levels, forward_with_features
-from nnunetv2_semisup.regularizers.base import Facts, Labeled, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Facts, Labeled, Outline, Regularizer, Step
 from tests.networks.networks import plain
 
 
@@ -27,6 +28,13 @@ def facts_of(network: nn.Module, dim: int = 3, mirror_axes: tuple[int, ...] | No
         "regions": ((1, 2), (1,), (2,)),
     }
     return Facts(**(values | changes))
+
+
+def outline_of(facts: Facts, n_structures: int = 2) -> Outline:
+    """What is known before a training with these facts."""
+    strides = facts.levels.strides
+    voxels = tuple(math.prod(size // s for size, s in zip(facts.patch_size, level, strict=True)) for level in strides)
+    return Outline(voxels, facts.batch_size, n_structures, facts.patch_size, strides)
 
 
 def build(method: str, facts: Facts, changes: dict[str, Any] | None = None, seed: int = 0) -> Regularizer:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-from nnunetv2_semisup.training.schedules import LearningRateWarmup, phase_ends, ramp_factor
+from nnunetv2_semisup.regularizers.phases import phase_ends
+from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
 
 pytestmark = pytest.mark.fast
 

@@ -70,3 +70,83 @@ def test_views_are_shared_between_regularizers():
     views = [torch.tensor(i) for i in range(3)]
     assert chosen(("strong", "plain"), kinds, views) == (views[1], views[0])
     assert chosen(("strong", "strong"), kinds, views) == (views[1], views[2])
+
+
+class InParts(Regularizer):
+    """A term of two halves of the patch, each seen by itself, and a term of the whole; parts are settled if wanted."""
+
+    views = ("stock",)
+    weights = {"parts": 3.0, "whole": 0.5}  # noqa: RUF012  # never changed
+
+    def __init__(self, facts, settles):
+        super().__init__(None, facts)
+        self.settles = settles
+        self.left = []
+
+    def forward(self, step):
+        logits, _ = step.student(step.views[0], ())
+        parts = []
+        for half in step.views[0].chunk(2, dim=2):
+            own, (features,) = step.student(half, (-1,))
+            part = own.square().mean() + features.mean()
+            parts.append(step.settle("parts", part) if self.settles else part)
+        self.left = parts
+        with torch.no_grad():
+            step.student(step.views[0], ())
+        return Outcome({"parts": torch.stack(parts).sum(), "whole": logits.square().mean()})
+
+
+def in_parts(settles, log_gradients, autocast=None):
+    network, facts = network_of(), facts_of(network_of())
+    means, cost = EpochMeans(), Cost()
+    regularizer = InParts(facts, settles)
+    kinds = kinds_of([regularizer])
+    step = UnlabeledPass([regularizer], kinds, forward_with_features, torch.Generator(), means, cost)
+    loss = step.backward(
+        {"views": [random_views()[0]], "valid": torch.ones(2, 1, 16, 16, 16, dtype=torch.bool), "pseudo_label": None},
+        labeled_batch(facts),
+        Networks(network),
+        factor=0.25,
+        progress=0.5,
+        device=torch.device("cpu"),
+        autocast=autocast or nullcontext(),
+        scaled=lambda loss: 8 * loss,
+        log_gradients=log_gradients,
+    )
+    return network, means.take(), cost, loss, regularizer.left
+
+
+@pytest.mark.parametrize("log_gradients", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_settled_parts_give_the_gradients_and_the_log_of_a_term_that_is_kept_whole(log_gradients, mixed):
+    casts = [torch.autocast("cpu", torch.bfloat16) if mixed else None for _ in range(2)]
+    network, means, cost, loss, left = in_parts(True, log_gradients, casts[0])
+    expected, expected_means, expected_cost, expected_loss, _ = in_parts(False, log_gradients, casts[1])
+    for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            # In half precision gradients of a shared weight are rounded where they are summed.
+            rounded = {"rtol": 0.1, "atol": 0.02 * float(theirs.grad.abs().max())} if mixed else {}
+            torch.testing.assert_close(ours.grad, theirs.grad, **rounded)
+    assert means.keys() == expected_means.keys()
+    assert ("grad/parts" in means) == log_gradients
+    for name, value in expected_means.items():
+        assert means[name] == pytest.approx(value, rel=1e-5)
+    torch.testing.assert_close(loss, expected_loss)
+    assert cost == expected_cost
+    assert not any(part.requires_grad for part in left), "a graph is still there"
+
+
+def test_parts_of_patches_are_counted_by_their_voxels():
+    _, _, cost, _, _ = in_parts(True, False)
+    # Two patches whole with gradient, as two halves, and whole without.
+    assert (cost.samples, cost.gradient_samples) == (6, 4)
+
+
+def test_nothing_is_left_to_do_where_all_terms_are_settled(monkeypatch):
+    monkeypatch.setattr(InParts, "weights", {"parts": 3.0})
+    forward = InParts.forward
+    monkeypatch.setattr(InParts, "forward", lambda self, step: Outcome({"parts": forward(self, step).terms["parts"]}))
+    network, means, *_ = in_parts(True, True)
+    assert means["grad/parts"] > 0
+    assert any(parameter.grad is not None for parameter in network.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from nnunetv2_semisup.evaluation.benchmark.settings import regularizers_of, sett
 from nnunetv2_semisup.networks.features import Levels
 from nnunetv2_semisup.networks.from_plans import network_from_plans
 from nnunetv2_semisup.regularizers.base import Facts, Forward, Labeled, Regularizer, Step
-from nnunetv2_semisup.training.schedules import phase_ends
+from nnunetv2_semisup.regularizers.phases import phase_ends
+from nnunetv2_semisup.training.unlabeled_pass import patches
 
 STOCK_EPOCHS = 1000
 STOCK_ITERATIONS = 250
@@ -29,7 +31,7 @@ class Cost:
     """An estimate, made without training anything."""
 
     epochs: int
-    samples: int
+    samples: float
     """Patches through a network, with and without gradient, in all training steps; not those of sliding windows."""
     relative: float
     """The same, as a multiple of a stock training of the same length."""
@@ -43,7 +45,7 @@ def cost_of(request: Request, run: Run) -> Cost:
     epochs = _number(settings.training.num_epochs, STOCK_EPOCHS)
     iterations = _number(settings.training.num_iterations_per_epoch, STOCK_ITERATIONS)
     stock = batch * epochs * iterations
-    samples = stock
+    samples: float = stock
     if classes := regularizers_of(run.method):
         schedule = settings.schedule  # type: ignore[attr-defined]  # every regularizer's settings have one
         start, _ = phase_ends(epochs, schedule.warmup, schedule.ramp)
@@ -92,9 +94,9 @@ class _StandIn:
         )
         return cls(facts, in_channels, labels.num_segmentation_heads)
 
-    def samples(self, regularizer: Regularizer, cases: int) -> int:
+    def samples(self, regularizer: Regularizer, cases: int) -> float:
         """How many patches a step with so many unlabelled cases sends through student, teacher and peer."""
-        counted: list[int] = []
+        counted: list[float] = []
         step = Step(
             views=tuple(self._zeros(cases, self.in_channels) for _ in regularizer.views),
             valid=None,
@@ -110,12 +112,12 @@ class _StandIn:
         regularizer(step)
         return sum(counted)
 
-    def _network(self, counted: list[int]) -> Forward:
+    def _network(self, counted: list[float]) -> Forward:
         def forward(x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-            counted.append(len(x))
+            counted.append(patches(x, math.prod(self.facts.patch_size)))
             levels = self.facts.levels
-            features = [self._zeros(len(x), levels.channels[tap], levels.strides[tap]) for tap in taps]
-            return self._zeros(len(x), self.out_channels), features
+            features = [_zeros_for(x, levels.channels[tap], levels.strides[tap]) for tap in taps]
+            return _zeros_for(x, self.out_channels, (1,) * len(self.facts.patch_size)), features
 
         return forward
 
@@ -126,10 +128,13 @@ class _StandIn:
         target = self._zeros(self.facts.batch_size, channels).to(torch.int16)
         return Labeled(self._zeros(self.facts.batch_size, self.in_channels), target)
 
-    def _zeros(self, cases: int, channels: int, strides: Sequence[int] | None = None) -> Tensor:
-        steps = strides or (1,) * len(self.facts.patch_size)
-        spatial = [size // step for size, step in zip(self.facts.patch_size, steps, strict=True)]
-        return torch.zeros(cases, channels, *spatial)
+    def _zeros(self, cases: int, channels: int) -> Tensor:
+        return torch.zeros(cases, channels, *self.facts.patch_size)
+
+
+def _zeros_for(x: Tensor, channels: int, strides: Sequence[int]) -> Tensor:
+    """Features of images [B, C, *spatial] at a level of these strides."""
+    return torch.zeros(len(x), channels, *(size // step for size, step in zip(x.shape[2:], strides, strict=True)))
 
 
 def _number(value: int | str, automatic: int) -> int:
