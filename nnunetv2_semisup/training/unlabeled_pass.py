@@ -99,7 +99,7 @@ class UnlabeledPass:
 
         Returns the sum of the weighted terms, detached.
         """
-        tapped: list[Tensor] = []
+        tapped = [] if labeled is None or labeled.features is None else [labeled.features]
         views = [view.to(device, non_blocking=True) for view in batch["views"]]
         labels = batch["pseudo_label"]
         step = partial(
@@ -123,7 +123,7 @@ class UnlabeledPass:
                     self.means.add(f"raw/{name}", term.detach())
                     self.means.add(f"weighted/{name}", weighted[name].detach())
                 for name, sign in outcome.signs.items():
-                    self.means.add(f"sign/{name}", sign)
+                    self.means.add_known(f"sign/{name}", sign)
         if log_gradients:
             self._log_gradients(weighted, tapped, scaled)
         loss = torch.stack(list(weighted.values())).sum()
