@@ -25,8 +25,13 @@ def write_labels(folder: Path, identifier: str, labels: npt.NDArray[Any]) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{identifier}.part"
     # Compressed in memory: where the disk is full, blosc2 itself does not say so.
-    partial.write_bytes(blosc2.asarray(np.ascontiguousarray(labels[None], dtype=np.int16)).to_cframe())
-    os.replace(partial, folder / f"{identifier}{_SUFFIX}")
+    content = blosc2.asarray(np.ascontiguousarray(labels[None], dtype=np.int16)).to_cframe()
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, folder / f"{identifier}{_SUFFIX}")
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def open_labels(folder: Path, identifier: str) -> Any:
