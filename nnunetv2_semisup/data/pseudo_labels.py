@@ -18,14 +18,20 @@ _SUFFIX = ".b2nd"
 
 
 def write_labels(folder: Path, identifier: str, labels: npt.NDArray[Any]) -> None:
-    """Store one case's labels [*S], UNKNOWN where there are none: the whole file or none."""
+    """Store one case's labels [*S], UNKNOWN where there are none: the whole file or none.
+
+    Raises OSError where the disk is full or read-only.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{identifier}{_SUFFIX}"
-    # blosc2 tells the format by the ending.
-    partial = folder / f"{identifier}.part{_SUFFIX}"
-    partial.unlink(missing_ok=True)
-    blosc2.asarray(np.ascontiguousarray(labels[None], dtype=np.int16), urlpath=str(partial))
-    os.replace(partial, file)
+    partial = folder / f"{identifier}.part"
+    # Compressed in memory: where the disk is full, blosc2 itself does not say so.
+    content = blosc2.asarray(np.ascontiguousarray(labels[None], dtype=np.int16)).to_cframe()
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, folder / f"{identifier}{_SUFFIX}")
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def open_labels(folder: Path, identifier: str) -> Any:

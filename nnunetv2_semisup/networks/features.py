@@ -53,16 +53,37 @@ def forward_with_features(network: nn.Module, x: Tensor, taps: Sequence[int]) ->
     Raises:
         NotImplementedError: for any other network.
     """
+    decoder, levels = _decoder_and_levels(network, x)
+    return decoder.seg_layers[-1](levels[-1]), [levels[tap] for tap in taps]
+
+
+def forward_in_training(network: nn.Module, x: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
+    """What `network(x)` returns, with deep supervision or without, and the features of the last decoder stage.
+
+    Args:
+        network: a PlainConvUNet or ResidualEncoderUNet, not wrapped.
+        x: images [B, C, *spatial].
+
+    Raises:
+        NotImplementedError: for any other network.
+    """
+    decoder, levels = _decoder_and_levels(network, x)
+    if not decoder.deep_supervision:
+        return decoder.seg_layers[-1](levels[-1]), levels[-1]
+    outputs = [layer(level) for layer, level in zip(decoder.seg_layers, levels[1:], strict=True)]
+    return outputs[::-1], levels[-1]
+
+
+def _decoder_and_levels(network: nn.Module, x: Tensor) -> tuple[Any, list[Tensor]]:
+    """The decoder, and the features of the bottleneck and of every decoder stage."""
     decoder: Any = getattr(network, "decoder", None)
     if not isinstance(network, PlainConvUNet | ResidualEncoderUNet) or not isinstance(decoder, UNetDecoder):
         refuse_unsupported_network(type(network).__name__ + "'s decoder")
     skips: list[Tensor] = network.encoder(x)  # type: ignore[operator]
-    level = skips[-1]
-    levels = [level]
+    levels = [skips[-1]]
     for stage, (upsample, block) in enumerate(zip(decoder.transpconvs, decoder.stages, strict=True)):
-        level = block(torch.cat((upsample(level), skips[-(stage + 2)]), dim=1))
-        levels.append(level)
-    return decoder.seg_layers[-1](level), [levels[tap] for tap in taps]
+        levels.append(block(torch.cat((upsample(levels[-1]), skips[-(stage + 2)]), dim=1)))
+    return decoder, levels
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 HeadKind = Literal["linear", "mlp"]
 
@@ -59,3 +60,31 @@ class ProjectionHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             embeddings: Tensor = self.layers(features.float().transpose(1, 2))
             return embeddings
+
+
+class EmbeddingHead(nn.Module):
+    """An embedding of each voxel: 1x1 convolution, instance norm, leaky ReLU, then a linear map without bias.
+
+    Chaitanya et al., MedIA 2023, as released, with instance norm in place of batch norm. Since the last map is linear,
+    the mean embedding of many voxels is that of their mean: `forward` stops before it, and `embed` is for the few
+    vectors that are compared.
+    """
+
+    def __init__(self, channels: int, width: int, dim: int) -> None:
+        """Build a head from `channels` to embeddings of `width` for features with `dim` spatial axes (2 or 3)."""
+        super().__init__()
+        convolution, norm = (nn.Conv3d, nn.InstanceNorm3d) if dim == 3 else (nn.Conv2d, nn.InstanceNorm2d)
+        self.layers = nn.Sequential(
+            convolution(channels, width, 1, bias=False), norm(width, affine=True), nn.LeakyReLU(0.01, inplace=True)
+        )
+        self.projection = nn.Linear(width, width, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps [B, width, *spatial] of features [B, C, *spatial], in the number format of the context."""
+        maps: Tensor = self.layers(features)
+        return maps
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        """Embeddings [..., width] of vectors [..., width] of the maps, or means of them, in float32."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return F.linear(vectors.to(self.projection.weight.dtype), self.projection.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Outline:
         n_structures: classes without background, or regions.
         patch_size: voxels per axis of a patch.
         level_strides: voxels of the patch per voxel of each level and axis, bottleneck first.
+        memory: bytes that the device has in all.
     """
 
     level_voxels: tuple[int, ...]
@@ -36,6 +38,7 @@ class Outline:
     n_structures: int
     patch_size: tuple[int, ...]
     level_strides: tuple[tuple[int, ...], ...]
+    memory: int = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Facts:
         patch_size: voxels per axis of a patch.
         spacing: millimetres per axis of a patch.
         batch_size: labelled patches a step (of this process).
+        n_structures: classes without background, or regions.
         has_regions: outputs are overlapping regions (sigmoid), not classes (softmax).
         mirror_axes: spatial axes that nnU-Net mirrors, here and at inference.
         in_plane: nnU-Net augments slice by slice, since the first axis is much coarser than the others.
@@ -61,6 +65,7 @@ class Facts:
     patch_size: tuple[int, ...]
     spacing: tuple[float, ...]
     batch_size: int
+    n_structures: int
     has_regions: bool
     mirror_axes: tuple[int, ...]
     in_plane: bool = False
@@ -104,6 +109,28 @@ class Facts:
             return torch.cat(members, dim=1).float(), known
         return self._one_hot(labels.clamp_min(0), classes) * known, known
 
+    def classes(self, target: Tensor) -> Tensor:
+        """nnU-Net's target at full resolution as one class per voxel, [B, 1, *spatial], -1 where it is unknown.
+
+        A voxel of several regions belongs to the last one, as where nnU-Net paints them in `regions_class_order`, which
+        lists them in the order of the outputs; its class is that region's number from 1, and 0 outside of all.
+        """
+        if self.has_regions:
+            known = (target[:, self.n_structures :] == 0).all(dim=1, keepdim=True)
+            return torch.where(known, _last_of(target[:, : self.n_structures] > 0), -1)
+        return target if self.ignore_label is None else torch.where(target == self.ignore_label, -1, target)
+
+    def pseudo_classes(self, labels: Tensor) -> Tensor:
+        """A label map [B, 1, *spatial] with negative values where it is unknown, in the form of `classes`."""
+        if not self.has_regions:
+            return labels
+        members, known = self.pseudo_truth(labels, self.n_structures)
+        return torch.where(known, _last_of(members > 0), -1)
+
+    def answered_classes(self, logits: Tensor) -> Tensor:
+        """The decision of logits [B, C, *spatial] in the form of `classes`."""
+        return _last_of(logits > 0) if self.has_regions else logits.argmax(dim=1, keepdim=True)
+
     def _one_hot(self, labels: Tensor, classes: int) -> Tensor:
         zeros = torch.zeros((labels.shape[0], classes, *labels.shape[2:]), device=labels.device)
         return zeros.scatter_(1, labels.long(), 1)
@@ -116,6 +143,13 @@ class Facts:
         return logits[:, 1:].amax(dim=1, keepdim=True) > logits[:, :1]
 
 
+def _last_of(regions: Tensor) -> Tensor:
+    """Number from 1 of the last region [B, R, *spatial] that holds a voxel, 0 where none does."""
+    shape = (1, -1, *(1,) * (regions.ndim - 2))
+    numbers = torch.arange(1, regions.shape[1] + 1, device=regions.device).view(shape)
+    return (regions * numbers).amax(dim=1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class Labeled:
     """The labelled batch of the same step.
@@ -123,10 +157,13 @@ class Labeled:
     Attributes:
         images: [B, C, *spatial], as nnU-Net augmented them.
         target: nnU-Net's target at full resolution, [B, 1, *spatial] of classes or [B, R, *spatial] of regions.
+        features: the student's at the last decoder stage, [B, C, *spatial], with gradient, from the pass that the
+            supervised loss is computed on; present where the regularizer asks for them.
     """
 
     images: Tensor
     target: Tensor
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +209,7 @@ class Outcome:
     """What a regularizer returns: unweighted scalar terms with gradient, and detached signs of life, by name.
 
     A term that is made of settled parts has its gradient behind it.
+    A sign is nan where a step has nothing to measure; such steps do not count in the mean of an epoch.
     """
 
     terms: dict[str, Tensor]
@@ -199,6 +237,9 @@ class Regularizer(nn.Module, ABC):
 
     needs_peer: bool = False
     """Whether it asks for a second network, built, supervised and optimised as nnU-Net's own."""
+
+    needs_labeled_features: bool = False
+    """Whether it asks for the student's features of the labelled batch."""
 
     rounds: RoundSettings | None = None
     """How often the unlabelled cases are predicted and stored as pseudo-labels; None: never."""

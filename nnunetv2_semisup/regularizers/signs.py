@@ -19,17 +19,20 @@ def foreground_share(facts: Facts, logits: Tensor, valid: Tensor | None) -> Tens
     return masked_mean(facts.foreground(logits).float(), valid)
 
 
-def overlap(facts: Facts, first: Tensor, second: Tensor, valid: Tensor | None) -> Tensor:
-    """Dice overlap of the foregrounds that two logits [B, C, *spatial] predict, over the batch; 0 if both are empty."""
-    ours, theirs = (masked(facts.foreground(logits).float(), valid) for logits in (first, second))
+def overlap(first: Tensor, second: Tensor, valid: Tensor | None) -> Tensor:
+    """Dice overlap of two bool masks [B, 1, *spatial] over the batch; 0 if both are empty."""
+    ours, theirs = (masked(mask.float(), valid) for mask in (first, second))
     return 2 * (ours * theirs).sum() / (ours.sum() + theirs.sum()).clamp_min(1)
 
 
 def agreement(facts: Facts, logits: Tensor, other: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
     """The signs named in AGREEMENT: what these logits predict, and how far `other`, of the same patches, agrees."""
-    logits, other = logits.detach(), other.detach()
-    values = foreground_share(facts, logits, valid), overlap(facts, logits, other, valid)
-    return dict(zip(AGREEMENT, values, strict=True))
+    return mask_agreement(facts.foreground(logits.detach()), facts.foreground(other.detach()), valid)
+
+
+def mask_agreement(ours: Tensor, theirs: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
+    """The same signs of two bool foregrounds [B, 1, *spatial], of which the first is the network's."""
+    return dict(zip(AGREEMENT, (masked_mean(ours.float(), valid), overlap(ours, theirs, valid)), strict=True))
 
 
 def mean_confidence(facts: Facts, logits: Tensor, valid: Tensor | None) -> Tensor:

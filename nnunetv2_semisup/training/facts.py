@@ -26,6 +26,7 @@ def facts_of(trainer: Any) -> Facts:
         patch_size=patch_size,
         spacing=tuple(trainer.configuration_manager.spacing[-len(patch_size) :]),
         batch_size=int(trainer.batch_size),
+        n_structures=len(structures_of(labels)),
         has_regions=labels.has_regions,
         mirror_axes=tuple(mirror_axes or ()),
         in_plane=bool(in_plane),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,8 +66,13 @@ def check_support(plans: Mapping[str, Any], configuration: str, device: torch.de
     refuse_unsupported_network(manager.network_arch_class_name)
 
 
-def outline_of(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> Outline:
-    """What regularizers check their settings against."""
+def outline_of(
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+    device: torch.device | None = None,
+) -> Outline:
+    """What regularizers check their settings against; without a device its memory is taken to suffice."""
     manager = PlansManager(dict(plans)).get_configuration(configuration)
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset_json))
     voxels, size = [], np.array(manager.patch_size)
@@ -80,7 +87,17 @@ def outline_of(plans: Mapping[str, Any], configuration: str, dataset_json: Mappi
         len(structures_of(labels)),
         tuple(map(int, manager.patch_size)),
         tuple(reversed(strides)),
+        _memory_of(device),
     )
+
+
+def _memory_of(device: torch.device | None) -> int:
+    """Bytes in all; the largest number where nothing tells."""
+    if device is not None and device.type == "cuda" and torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device is None or sys.platform == "win32":
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True)

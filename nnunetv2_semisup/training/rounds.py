@@ -11,6 +11,7 @@ from typing import Any
 from torch import distributed
 
 from nnunetv2_semisup.data.pseudo_labels import without_labels
+from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import unwrapped
 from nnunetv2_semisup.regularizers.phases import phase_ends
@@ -21,7 +22,9 @@ from nnunetv2_semisup.training.peer import new_network
 from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset
 
 FOLDER = "pseudo_labels"
-"""In the fold's folder; one folder for each round, of which the last is kept."""
+"""In the fold's folder; one folder for each round, of which the last complete one is kept."""
+
+MEND = "make room or mend the permissions, then run the same command with --c"
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def begin_round(trainer: Any, rounds: Rounds, resumed: bool) -> Path:
     """Predict every unlabelled case; returns the folder of the labels.
 
     A checkpoint of the end of the previous epoch is written, so that a training that is killed while it
-    predicts continues with the same weights and keeps what it has predicted.
+    predicts continues with the same weights and keeps what it has predicted. Where the labels cannot be written, those
+    of the previous round stay in use; in the first round SemiSupervisedError says so.
 
     Args:
         trainer: the engine, between two epochs.
@@ -83,11 +87,22 @@ def begin_round(trainer: Any, rounds: Rounds, resumed: bool) -> Path:
         resumed: whether the training has just been continued at this epoch.
     """
     folder = rounds.labels(trainer.current_epoch)
+    previous = rounds.labels(trainer.current_epoch - 1)
     assert folder is not None
     if trainer.local_rank == 0 and not resumed:
-        shutil.rmtree(rounds.folder, ignore_errors=True)
+        _keep_only(rounds.folder, previous)
         _save_end_of_previous_epoch(trainer)
-    _label_missing(trainer, rounds, folder)
+    if problem := _label_missing(trainer, rounds, folder):
+        if previous is None or not previous.exists():
+            raise SemiSupervisedError(f"{problem}; {MEND}")
+        trainer.print_to_log_file(f"WARNING: {problem}; the pseudo-labels of the previous round stay in use")
+        _barrier()
+        if trainer.local_rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            previous.rename(folder)
+    _barrier()
+    if trainer.local_rank == 0:
+        _keep_only(rounds.folder, folder)
     # Once more, with what the predictions have cost.
     _save_end_of_previous_epoch(trainer)
     if rounds.settings.network == "restart":
@@ -100,13 +115,23 @@ def resume_round(trainer: Any, rounds: Rounds) -> Path | None:
     if trainer.current_epoch in rounds.starts:
         return None
     folder = rounds.labels(trainer.current_epoch)
-    if folder is not None:
-        _label_missing(trainer, rounds, folder)
+    if folder is not None and (problem := _label_missing(trainer, rounds, folder)):
+        raise SemiSupervisedError(f"{problem}; {MEND}")
     return folder
 
 
-def _label_missing(trainer: Any, rounds: Rounds, folder: Path) -> None:
-    """Predict the cases without a label in this folder, shared among the processes, with the teacher where one is."""
+def _keep_only(folder: Path, kept: Path | None) -> None:
+    """Remove the labels of all rounds but one."""
+    for round_ in folder.glob("*"):
+        if round_ != kept:
+            shutil.rmtree(round_, ignore_errors=True)
+
+
+def _label_missing(trainer: Any, rounds: Rounds, folder: Path) -> str | None:
+    """Predict the cases without a label in this folder, shared among the processes, with the teacher where one is.
+
+    Returns, in every process, what is wrong where a label could not be written.
+    """
     _barrier()
     dataset = unlabeled_dataset(trainer)
     started = time.time()
@@ -114,9 +139,14 @@ def _label_missing(trainer: Any, rounds: Rounds, folder: Path) -> None:
     trainer.print_to_log_file(f"Predicting pseudo-labels of {len(cases)} unlabelled cases into {folder}")
     mine = cases[distributed.get_rank() :: distributed.get_world_size()] if is_distributed() else cases
     agreement = rounds.settings.filter == "agreement"
-    label_cases(trainer, trainer.teacher or trainer.network, dataset, mine, folder, agreement)
+    reason = ""
+    try:
+        label_cases(trainer, trainer.teacher or trainer.network, dataset, mine, folder, agreement)
+    except OSError as error:
+        reason = f" ({error.strerror})"
     _barrier()
     trainer.cost.seconds += time.time() - started
+    return f"cannot write pseudo-labels into {folder}{reason}" if without_labels(folder, dataset.identifiers) else None
 
 
 def _save_end_of_previous_epoch(trainer: Any) -> None:

@@ -21,16 +21,25 @@ class EpochMeans:
     def __init__(self) -> None:
         """Start without any."""
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = defaultdict(int)
+        self._counts: dict[str, int | Tensor] = defaultdict(int)
 
     def add(self, name: str, value: Tensor) -> None:
         """Add one detached scalar."""
+        self._add(name, value, 1)
+
+    def add_known(self, name: str, value: Tensor) -> None:
+        """Add one detached scalar unless it is nan, which says that there was nothing to measure."""
+        known = ~value.isnan()
+        self._add(name, value.where(known, 0), known.long())
+
+    def _add(self, name: str, value: Tensor, count: int | Tensor) -> None:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._counts[name] += 1
+        self._counts[name] += count
 
     def take(self) -> dict[str, float]:
-        """The means, and start anew."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        """The means, nan where nothing was known, and start anew."""
+        counts = {name: int(count) for name, count in self._counts.items()}
+        means = {name: float(total) / counts[name] if counts[name] else math.nan for name, total in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
         return means

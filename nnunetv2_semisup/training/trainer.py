@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +25,7 @@ from nnunetv2_semisup.data.views import without_timing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
-from nnunetv2_semisup.networks.features import forward_with_features, unwrapped
+from nnunetv2_semisup.networks.features import forward_in_training, forward_with_features, unwrapped
 from nnunetv2_semisup.regularizers.base import Labeled, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
@@ -77,7 +79,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers:
             check_support(plans, configuration, device)
         self.requested = settings_for(self.settings_model(), self.method(), plans)
-        outline = outline_of(plans, configuration, dataset_json)
+        outline = outline_of(plans, configuration, dataset_json, device)
         for regularizer in self.regularizers:
             regularizer.check(self.requested, outline)
         place = Place.of(type(self).__name__, plans, configuration, fold)
@@ -165,9 +167,10 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.head_optimizer = torch.optim.AdamW(parameters, lr=HEAD_LEARNING_RATE) if parameters else None
         samples = max(regularizer.gradient_views for regularizer in self._regularizers)
         self.settings = with_numbers(resolved, training, {"batch_size": self.unlabeled_batch_size(samples)})
-        call = torch.compile(forward_with_features) if self._do_i_compile() else forward_with_features
+        calls: tuple[Callable[..., Any], ...] = (forward_with_features, forward_in_training)
+        features_call, self._forward_in_training = map(torch.compile, calls) if self._do_i_compile() else calls
         self._unlabeled_pass = UnlabeledPass(
-            self._regularizers, kinds_of(self._regularizers), call, self.generator, self._means, self.cost
+            self._regularizers, kinds_of(self._regularizers), features_call, self.generator, self._means, self.cost
         )
 
     def unlabeled_batch_size(self, gradient_views: int) -> int:
@@ -262,12 +265,15 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._zero_gradients()
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
-        loss = self._supervised_backward(self._local_network, data, target)
+        factor = self._ramp_factor() if self._draws_unlabeled else 0.0
+        labeled = Labeled(data, target[0] if isinstance(target, list) else target)
+        if factor > 0 and self._reads_labeled_features:
+            loss = self._joint_backward(labeled, target, factor)
+        else:
+            loss = self._supervised_backward(self._local_network, data, target)
         if self.peer is not None:
             self._supervised_backward(self.peer, data, target)
-        factor = self._ramp_factor()
-        if factor > 0 and self._draws_unlabeled:
-            labeled = Labeled(data, target[0] if isinstance(target, list) else target)
+        if factor > 0 and not self._reads_labeled_features:
             self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
         self._step_optimizers()
         return {"loss": loss.cpu().numpy()}
@@ -282,6 +288,19 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         with self._autocast():
             loss = self.loss(network(data), target)
         self._scaled(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()  # type: ignore[no-any-return]
+
+    def _joint_backward(self, labeled: Labeled, target: Any, factor: float) -> Tensor:
+        """nnU-Net's loss, and unlabelled terms that read the labelled batch's features, from one pass of that batch.
+
+        Its graph is walked once, when the gradient of the terms at those features is known.
+        """
+        with self._autocast():
+            outputs, features = self._forward_in_training(unwrapped(self.network), labeled.images)
+            loss = self.loss(outputs, target)
+        labeled = replace(labeled, features=features.detach().requires_grad_())
+        self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
+        torch.autograd.backward([self._scaled(loss), features], [None, labeled.features.grad])
         return loss.detach()  # type: ignore[no-any-return]
 
     def _unlabeled_backward(self, batch: dict[str, Any], labeled: Labeled | None, factor: float) -> Tensor:
@@ -326,6 +345,10 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
     @property
     def _draws_unlabeled(self) -> bool:
         return any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
+
+    @property
+    def _reads_labeled_features(self) -> bool:
+        return any(regularizer.needs_labeled_features for regularizer in self._regularizers)
 
     @property
     def _ema_decay(self) -> float | None:

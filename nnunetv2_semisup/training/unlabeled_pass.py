@@ -102,7 +102,8 @@ class UnlabeledPass:
 
         Returns the sum of the weighted terms, detached.
         """
-        tapped: list[Tensor] | None = [] if log_gradients else None
+        of_labeled = [] if labeled is None or labeled.features is None else [labeled.features]
+        tapped: list[Tensor] | None = of_labeled if log_gradients else None
         squares: dict[str, Tensor] = {}
         patch_voxels = batch["views"][0][0, 0].numel()
         views = [view.to(device, non_blocking=True) for view in batch["views"]]
@@ -141,7 +142,7 @@ class UnlabeledPass:
                     self.means.add(f"raw/{name}", term.detach())
                     self.means.add(f"weighted/{name}", weighted[name].detach())
                 for name, sign in outcome.signs.items():
-                    self.means.add(f"sign/{name}", sign)
+                    self.means.add_known(f"sign/{name}", sign)
         if tapped is not None:
             for name, term in weighted.items():
                 if term.requires_grad:

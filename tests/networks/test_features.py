@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_semisup.networks.features import Levels, forward_with_features, refuse_unsupported_network, unwrapped
+from nnunetv2_semisup.networks.features import (
+    Levels,
+    forward_in_training,
+    forward_with_features,
+    refuse_unsupported_network,
+    unwrapped,
+)
 from tests.networks.networks import images, plain, residual
 
 pytestmark = pytest.mark.fast
@@ -61,6 +67,26 @@ def test_the_call_is_traced_as_one_graph():
     logits, features = forward_with_features(network, x, (0, -1))
     assert torch.equal(ours, logits)
     assert all(torch.equal(a, b) for a, b in zip(ours_features, features, strict=True))
+
+
+@pytest.mark.parametrize("build", [plain, residual])
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_a_pass_in_training_equals_the_networks_own_bit_for_bit_gradients_too(build, deep_supervision):
+    network, x = build(deep_supervision=deep_supervision), images()
+    traced = torch.compile(forward_in_training, backend="eager", fullgraph=True)
+    gradients = []
+    for forward in (lambda: (network(x), None), lambda: forward_in_training(network, x), lambda: traced(network, x)):
+        outputs, feature = forward()
+        assert isinstance(outputs, list) == deep_supervision
+        outputs = outputs if deep_supervision else [outputs]
+        loss = sum((index + 1) * output.square().sum() for index, output in enumerate(outputs))
+        gradients.append(
+            [*map(torch.detach, outputs), *torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)]
+        )
+        if feature is not None:
+            assert torch.equal(feature, forward_with_features(network, x, (-1,))[1][0])
+    for theirs, *ours in zip(*gradients, strict=True):
+        assert all(a is theirs is None or torch.equal(a, theirs) for a in ours)
 
 
 def test_other_networks_are_refused_by_name():

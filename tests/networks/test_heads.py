@@ -1,9 +1,9 @@
-"""Heads see each voxel, or region, by itself, in float32."""
+"""Heads see each voxel, or region, by itself, in float32; embeddings of means are means of embeddings."""
 
 import pytest
 import torch
 
-from nnunetv2_semisup.networks.heads import ClusterHead, ProjectionHead
+from nnunetv2_semisup.networks.heads import ClusterHead, EmbeddingHead, ProjectionHead
 
 pytestmark = pytest.mark.fast
 
@@ -38,3 +38,16 @@ def test_a_projection_sees_each_region_by_itself_and_one_is_enough(dtype):
     for region in range(7):
         torch.testing.assert_close(head(features[..., region : region + 1])[:, 0], output[:, region])
     assert (output < 0).any(), "embeddings can point away from each other"
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_embedding_of_a_mean_is_the_mean_of_embeddings(dim):
+    head = EmbeddingHead(6, width=5, dim=dim).double()
+    maps = head(torch.randn(2, 6, *[4] * dim, dtype=torch.float64)).movedim(1, -1)
+    assert maps.shape == (2, *[4] * dim, 5)
+    ours, theirs = head.embed(maps.flatten(1, -2).mean(1)), head.embed(maps).flatten(1, -2).mean(1)
+    assert (ours - theirs).abs().max() < 1e-14
+
+
+def test_embeddings_of_half_precision_maps_are_made_in_float32():
+    assert EmbeddingHead(6, width=5, dim=3).embed(torch.randn(7, 5).half()).dtype == torch.float32

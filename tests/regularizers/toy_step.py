@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,8 @@ def facts_of(network: nn.Module, dim: int = 3, mirror_axes: tuple[int, ...] | No
         "mirror_axes": tuple(range(dim)) if mirror_axes is None else mirror_axes,
         "regions": ((1, 2), (1,), (2,)),
     }
-    return Facts(**(values | changes))
+    values |= changes
+    return Facts(n_structures=3 if values["has_regions"] else 2, **values)
 
 
 def outline_of(facts: Facts, n_structures: int = 2) -> Outline:
@@ -67,6 +69,10 @@ def step_of(
         with torch.no_grad():
             return forward_with_features(teacher, x, taps)
 
+    labeled = labeled_batch(regularizer.facts) if labeled is None else labeled
+    if regularizer.needs_labeled_features:
+        _, (features,) = forward_with_features(network, labeled.images, (-1,))
+        labeled = replace(labeled, features=features)
     if regularizer.rounds is not None and stored is None:
         stored = pseudo_label(regularizer.facts, len(views[0]))
     if regularizer.needs_peer and peer is None:
@@ -77,7 +83,7 @@ def step_of(
         student=partial(forward_with_features, network),
         teacher=None if regularizer.ema_decay is None else teach,
         peer=None if peer is None else partial(forward_with_features, peer),
-        labeled=labeled_batch(regularizer.facts) if labeled is None else labeled,
+        labeled=labeled,
         pseudo_label=stored,
         progress=progress,
         number=number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_semisup.data.pseudo_labels import UNKNOWN
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
+from nnunetv2_semisup.regularizers.base import Labeled
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
-from tests.regularizers.toy_step import build, facts_of, network_of, pseudo_label, random_views, step_of
+from tests.regularizers.toy_step import build, facts_of, labeled_batch, network_of, pseudo_label, random_views, step_of
 
 UNMIXED = {"mixing": {"share": 0.0}, "pseudo_label": {"threshold": 0.0}}
 STILL = {"transform": {"rotation": 0.0, "scale": [1.0, 1.0], "translation": 0.0, "gamma": [1.0, 1.0]}}
@@ -20,10 +23,14 @@ SAME_DRAWS = {
     "fixmatch": UNMIXED,
     "bim": STILL,
     "bimpretrain": STILL,
+    "localcontrast": {"contrast": {"pseudo_labels": "rounds", "least_voxels": 1}},
     "mireg": UNMIXED,
     "uamt": {"uncertainty": {"noise": 0.0, "start": 1.0, "end": 1.0}},
 }
 """A process draws for its own samples alone: settings that leave nothing to the draw, and no voxel out."""
+OF_SINGLE_VOXELS = ("localcontrast",)
+"""Methods that draw voxels of a class: each class has one, and all others have no label."""
+IGNORED = 3
 METHODS = [method for method, trainer in sorted(methods().items()) if trainer_class(trainer).regularizers]
 
 
@@ -31,18 +38,31 @@ def gradients(method: str, samples: slice, wrap: bool) -> list[torch.Tensor]:
     """One step as the engine does it: forwards beside the wrapper, one backward, one average."""
     network = network_of()
     rank = distributed.get_rank() if wrap else 0
-    regularizer = build(method, facts_of(network, mirror_axes=()), SAME_DRAWS.get(method), seed=rank)
+    facts = facts_of(network, mirror_axes=(), ignore_label=IGNORED)
+    regularizer = build(method, facts, SAME_DRAWS.get(method), seed=rank)
     broadcast(regularizer)
     wrapped = DistributedDataParallel(network) if wrap else network
     views = tuple(view[samples] for view in random_views(batch=4)[: len(regularizer.views)])
-    stored = pseudo_label(regularizer.facts, batch=4)[samples].clamp_min(0)
+    labeled = labeled_batch(facts, batch=4)
+    target, stored = labeled.target, pseudo_label(facts, batch=4).clamp_min(0)
+    if method in OF_SINGLE_VOXELS:
+        target, stored = (single_voxels(unknown) for unknown in (IGNORED, UNKNOWN))
+    labeled = Labeled(labeled.images[samples], target[samples])
     teacher = make_teacher(network_of(seed=1))
-    step = step_of(network, regularizer, views, teacher=teacher, reduce=summed, stored=stored)
+    step = step_of(network, regularizer, views, teacher=teacher, reduce=summed, stored=stored[samples], labeled=labeled)
     terms = regularizer(step).terms
     sum(regularizer.weights[name] * term for name, term in terms.items()).backward()
     parameters = [*wrapped.parameters(), *regularizer.parameters()]
     average_gradients(parameters)
     return [p.grad.clone() for p in parameters if p.grad is not None]
+
+
+def single_voxels(unknown: int) -> torch.Tensor:
+    """Labels of four patches, one voxel for each of the classes 0 to 2 in places of its own, the rest unknown."""
+    labels = torch.full((4, 1, 16, 16, 16), unknown, dtype=torch.int16)
+    for sample, label in product(range(4), range(3)):
+        labels[sample, 0, 3 * sample + label, 5 * label, 7] = label
+    return labels
 
 
 def work(rank: int, folder: str, method: str) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import blosc2
 import numpy as np
 import pytest
+import torch
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.training.checkpoint import section_of
+from tests.regularizers.toy_step import facts_of, network_of
 from tests.workspace import TINY, Workspace, make_workspace
 
 
@@ -45,6 +49,31 @@ def test_structures_in_one_piece_are_those_of_the_labelled_cases_alone(tmp_path)
     assert one_piece(workspace, "others")[0] == before
     spoiled(workspace, labeled)
     assert 1 not in one_piece(workspace, "labelled")[0]
+
+
+def test_regions_become_the_classes_that_nnunet_paints():
+    labels = LabelManager(
+        {"background": 0, "organs": [1, 2, 3, 4], "tubes": [2, 3], "lesion": 4, "ignore": 5}, [1, 2, 4]
+    )
+    network = network_of()
+    regions = tuple(tuple(region) for region in [(1, 2, 3, 4), (2, 3), (4,)])
+    facts = replace(facts_of(network, has_regions=True, ignore_label=5), regions=regions)
+    logits = torch.randn(2, 3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    painted = torch.stack([torch.as_tensor(labels.convert_logits_to_segmentation(sample)) for sample in logits])[
+        :, None
+    ]
+    names = torch.tensor([0, *labels.regions_class_order])
+    classes = facts.answered_classes(logits)
+    assert torch.equal(names[classes], painted.long())
+    # A stored map of these predictions, and a target with the ignore label in a channel of its own.
+    overlapping = logits.clone()
+    overlapping[:, 1:] = torch.where(overlapping[:, :1] > 0, overlapping[:, 1:], -1.0)
+    painted = names[facts.answered_classes(overlapping)]
+    assert torch.equal(facts.pseudo_classes(painted), facts.answered_classes(overlapping))
+    ignored = torch.rand(2, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1)) > 0.5
+    target = torch.cat([overlapping > 0, ignored], dim=1).to(torch.int16)
+    assert torch.equal(facts.classes(target), torch.where(ignored, -1, facts.answered_classes(overlapping)))
+    assert torch.equal(facts.pseudo_classes(torch.where(ignored, -1, painted)), facts.classes(target))
 
 
 @pytest.mark.parametrize("weights", [{"cross_entropy": 0.0, "dice": 0.0}])

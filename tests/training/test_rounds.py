@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nnunetv2_semisup.data.pseudo_labels import UNKNOWN, open_labels, without_labels, write_labels
+from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.training import labeling
 from nnunetv2_semisup.training.rounds import Rounds
 from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset
@@ -22,17 +23,30 @@ LENGTH = {
 }  # fmt: skip
 
 
-def trainer_of(workspace: Workspace, plans_name: str, rounds: dict[str, Any], resume: bool = False) -> Any:
-    settings = {"training": LENGTH, "rounds": rounds}
-    return workspace.trainer("nnUNetTrainerSelfTraining", settings, plans_name=plans_name, resume=resume)
+METHODS: dict[str, dict[str, Any]] = {
+    "nnUNetTrainerSelfTraining": {},
+    "nnUNetTrainerLocalContrast": {"contrast": {"pseudo_labels": "rounds"}},
+}
+
+
+def trainer_of(
+    workspace: Workspace,
+    plans_name: str,
+    rounds: dict[str, Any],
+    resume: bool = False,
+    name: str = "nnUNetTrainerSelfTraining",
+) -> Any:
+    settings = {"training": LENGTH, "rounds": rounds, **METHODS[name]}
+    return workspace.trainer(name, settings, plans_name=plans_name, resume=resume)
 
 
 class Killed(BaseException):
     """Stands for the kill: nothing catches it."""
 
 
-def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, monkeypatch):
-    whole = trainer_of(in_toy, "whole_rounds", {"count": 2})
+@pytest.mark.parametrize("name", METHODS)
+def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, monkeypatch, name):
+    whole = trainer_of(in_toy, "whole_rounds", {"count": 2}, name=name)
     whole.run_training()
     kept = Path(whole.output_folder) / "pseudo_labels"
     assert [folder.name for folder in kept.iterdir()] == ["round_2"]
@@ -47,7 +61,7 @@ def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, 
         written.append((folder, identifier))
 
     monkeypatch.setattr(labeling, "write_labels", write_then_die)
-    killed = trainer_of(in_toy, "killed_rounds", {"count": 2})
+    killed = trainer_of(in_toy, "killed_rounds", {"count": 2}, name=name)
     with pytest.raises(Killed):
         killed.run_training()
     folder, done = written[-1]
@@ -55,7 +69,7 @@ def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, 
     stamp = (folder / f"{done}.b2nd").stat().st_mtime_ns
 
     monkeypatch.setattr(labeling, "write_labels", write_labels)
-    resumed = trainer_of(in_toy, "killed_rounds", {"count": 2}, resume=True)
+    resumed = trainer_of(in_toy, "killed_rounds", {"count": 2}, resume=True, name=name)
     resumed.initialize()
     resumed.load_checkpoint(f"{killed.output_folder}/checkpoint_latest.pth")
     assert resumed.current_epoch == 2
@@ -66,6 +80,59 @@ def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, 
     assert 0 < resumed.cost.samples < whole.cost.samples
     for case in whole.cases.unlabeled:
         assert np.array_equal(open_labels(kept / "round_2", case)[:], open_labels(folder, case)[:])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Labels are written so many times; then no byte more."""
+    written = []
+
+    def write(self: Path, data: bytes) -> int:
+        if self.suffix == ".part" and self.parent.parent.name == "pseudo_labels":
+            if len(written) == after:
+                write_bytes(self, data[:10])
+                raise OSError(28, "No space left on device")
+            written.append(self)
+        return write_bytes(self, data)
+
+    write_bytes = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", write)
+
+
+def test_a_disk_that_fills_leaves_the_previous_rounds_labels_in_use(in_toy, monkeypatch):
+    trainer = trainer_of(in_toy, "full_disk", {"count": 2})
+    folder = Path(trainer.output_folder) / "pseudo_labels"
+    seen = []
+    start = trainer.on_train_epoch_start
+    monkeypatch.setattr(
+        trainer, "on_train_epoch_start", lambda: (start(), seen.append({f.name: contents(f) for f in folder.glob("*")}))
+    )
+    fill_the_disk(monkeypatch, after=len(trainer.cases.unlabeled) + 1)
+    trainer.run_training()
+    _, first, second = seen
+    assert [*first, *second] == ["round_1", "round_2"]
+    assert first["round_1"] == second["round_2"]
+    assert len(first["round_1"]) == len(trainer.cases.unlabeled)
+    (line,) = [line for line in Path(trainer.log_file).read_text().splitlines() if "previous round stay in use" in line]
+    assert "WARNING: cannot write pseudo-labels" in line
+    assert "No space left on device" in line
+
+
+def test_a_disk_that_is_full_in_the_first_round_stops_the_training_with_one_line(in_toy, monkeypatch):
+    trainer = trainer_of(in_toy, "no_disk", {"count": 2})
+    fill_the_disk(monkeypatch, after=1)
+    with pytest.raises(SemiSupervisedError, match=r"No space left on device.*--c") as error:
+        trainer.run_training()
+    assert "\n" not in str(error.value)
+    assert [file.suffix for file in (Path(trainer.output_folder) / "pseudo_labels" / "round_1").iterdir()] == [".b2nd"]
+    monkeypatch.undo()
+    resumed = trainer_of(in_toy, "no_disk", {"count": 2}, resume=True)
+    resumed.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    resumed.run_training()
+    assert resumed.current_epoch == 3
 
 
 def test_stored_labels_are_those_of_nnunets_own_prediction(in_toy):

@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunetv2_semisup.data.folders import load_dataset_json, load_plans, variable_folder
+from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.evaluation.benchmark.runs import Request, Run
 from nnunetv2_semisup.evaluation.benchmark.settings import regularizers_of, settings_of
 from nnunetv2_semisup.networks.features import Levels
@@ -86,6 +87,7 @@ class _StandIn:
             patch_size=patch_size,
             spacing=tuple(configuration.spacing[-len(patch_size) :]),
             batch_size=batch,
+            n_structures=len(structures_of(labels)),
             has_regions=labels.has_regions,
             mirror_axes=tuple(range(len(patch_size))),
             ignore_label=labels.ignore_label,
@@ -125,8 +127,11 @@ class _StandIn:
         channels = 1
         if self.facts.has_regions:
             channels = self.out_channels + (self.facts.ignore_label is not None)
-        target = self._zeros(self.facts.batch_size, channels).to(torch.int16)
-        return Labeled(self._zeros(self.facts.batch_size, self.in_channels), target)
+        batch, levels = self.facts.batch_size, self.facts.levels
+        target = self._zeros(batch, channels).to(torch.int16)
+        # From the supervised pass, which is counted already.
+        features = self._zeros(batch, levels.channels[-1], levels.strides[-1])
+        return Labeled(self._zeros(batch, self.in_channels), target, features)
 
     def _zeros(self, cases: int, channels: int) -> Tensor:
         return torch.zeros(cases, channels, *self.facts.patch_size)
