@@ -19,9 +19,17 @@ from nnunetv2_semisup.losses.local_contrast import (
 )
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import forward_with_features
-from nnunetv2_semisup.regularizers.base import Outline
 from nnunetv2_semisup.regularizers.localcontrast import pairs_of
-from tests.regularizers.toy_step import build, facts_of, labeled_batch, network_of, pseudo_label, random_views, step_of
+from tests.regularizers.toy_step import (
+    build,
+    facts_of,
+    labeled_batch,
+    network_of,
+    outline_of,
+    pseudo_label,
+    random_views,
+    step_of,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -162,17 +170,18 @@ def test_background_joins_where_there_is_one_other_class_alone():
 @pytest.mark.parametrize(
     ("changes", "outline", "words"),
     [
-        ({"contrast": {"background": False}}, Outline((8, 64), 2, 1), "contrast.background = False is not allowed"),
-        ({"embedding": {"width": 4096}}, Outline((8, 64**3), 2, 2, 10**9), "would take 17 GB, and the device has 1 GB"),
+        ({"contrast": {"background": False}}, {"n_structures": 1}, "contrast.background = False is not allowed"),
+        ({"embedding": {"width": 4096}}, {}, "would take 17 GB, and the device has 1 GB"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(changes, outline, words):
     regularizer = build("localcontrast", facts_of(network_of()), changes)
+    usual_outline = replace(outline_of(regularizer.facts), level_voxels=(8, 64**3), memory=10**9)
     with pytest.raises(SemiSupervisedError, match=words) as error:
-        type(regularizer).check(regularizer.settings, outline)
+        type(regularizer).check(regularizer.settings, replace(usual_outline, **outline))
     assert "\n" not in str(error.value)
     usual = build("localcontrast", facts_of(network_of())).settings
-    type(regularizer).check(usual, Outline((8, 64**3), 2, 2, 10**9))
+    type(regularizer).check(usual, usual_outline)
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"anchors": 0}, {"form": "both"}, {"least_voxels": 0}])

@@ -108,6 +108,7 @@ def in_parts(settles, log_gradients, autocast=None):
         Networks(network),
         factor=0.25,
         progress=0.5,
+        number=0,
         device=torch.device("cpu"),
         autocast=autocast or nullcontext(),
         scaled=lambda loss: 8 * loss,
