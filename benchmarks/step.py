@@ -46,6 +46,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cps": ("nnUNetTrainerCPS", FULL),
     "fixmatch": ("nnUNetTrainerFixMatch", FULL),
     "entropymin": ("nnUNetTrainerEntropyMin", FULL),
+    "localcontrast": ("nnUNetTrainerLocalContrast", FULL),
 }
 
 
