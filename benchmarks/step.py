@@ -53,6 +53,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "crosslevel": ("nnUNetTrainerCrossLevel", FULL),
     "crosslevel, contrast": ("nnUNetTrainerCrossLevel", {**FULL, "consistency": {"weight": 0.0}}),
     "crosslevel, consistency": ("nnUNetTrainerCrossLevel", {**FULL, "contrast": {"weight": 0.0}}),
+    "localcontrast": ("nnUNetTrainerLocalContrast", FULL),
 }
 
 
