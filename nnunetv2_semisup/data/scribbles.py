@@ -55,12 +55,25 @@ def draw_strokes(plane: Plane, spacing: Sequence[float], rng: np.random.Generato
         for index, crop in enumerate(ndimage.find_objects(pieces), start=1):
             piece = pieces[crop] == index
             path = _path_inside(piece, spacing, rng)
-            np.minimum(order[crop], _thick(path, piece, spacing, width), out=order[crop])
+            np.minimum(order[crop], thick_stroke(path, piece, spacing, width), out=order[crop])
     background = plane == 0
     if background.any():
         path = _path_around(plane > 0, background, spacing, width, rng)
-        np.minimum(order, _thick(path, background, spacing, width), out=order)
+        np.minimum(order, thick_stroke(path, background, spacing, width), out=order)
     return order
+
+
+def thick_stroke(path: Path, inside: npt.NDArray[np.bool_], spacing: Sequence[float], width: float) -> Order:
+    """The stroke along a path [n, 2]: how far along it, from 0 to 1, each voxel inside lies that is on it.
+
+    On it is what lies within half the width, in mm, of a voxel of the path; all others are infinite.
+    """
+    length = np.append(0, np.cumsum(_steps(path, spacing)))
+    along = np.full(inside.shape, np.inf, np.float32)
+    # A path that meets itself keeps its first passage.
+    np.minimum.at(along, tuple(path.T), (length / max(length[-1], 1e-6)).astype(np.float32))
+    distance, nearest = ndimage.distance_transform_edt(np.isinf(along), sampling=spacing, return_indices=True)
+    return np.where(inside & (distance <= width / 2), along[tuple(nearest)], np.float32(np.inf))
 
 
 def _path_inside(piece: npt.NDArray[np.bool_], spacing: Sequence[float], rng: np.random.Generator) -> Path:
@@ -102,16 +115,6 @@ def _path_around(
     path = np.rint(line).astype(np.intp)
     path = path[background[tuple(path.T)]]
     return path if len(path) else voxels[rng.integers(len(voxels))][None]
-
-
-def _thick(path: Path, inside: npt.NDArray[np.bool_], spacing: Sequence[float], width: float) -> Order:
-    """The stroke along a path: how far along it each voxel inside lies; infinite for those off the stroke."""
-    length = np.append(0, np.cumsum(_steps(path, spacing)))
-    along = np.full(inside.shape, np.inf, np.float32)
-    # A path that meets itself keeps its first passage.
-    np.minimum.at(along, tuple(path.T), (length / max(length[-1], 1e-6)).astype(np.float32))
-    distance, nearest = ndimage.distance_transform_edt(np.isinf(along), sampling=spacing, return_indices=True)
-    return np.where(inside & (distance <= width / 2), along[tuple(nearest)], np.float32(np.inf))
 
 
 def _steps(line: npt.NDArray[np.generic], spacing: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -93,7 +93,7 @@ def _scribbles(known: Labels, spacing: Spacing, n_voxels: int, rng: np.random.Ge
     """Strokes in as many slices as the budget needs, all shortened by the same share to meet it."""
     axis = slice_axis(known.shape, spacing)
     planes = np.moveaxis(known, axis, 0)
-    in_plane = [size for index, size in enumerate(spacing) if index != axis]
+    in_plane = tuple(np.delete(spacing, axis))
     values, voxels = _voxels_of_slices(planes)
     offset, entropy = rng.random(), int(rng.integers(2**62))
     order = np.full(known.shape, np.inf, np.float32)
@@ -126,13 +126,13 @@ def _scribbles(known: Labels, spacing: Spacing, n_voxels: int, rng: np.random.Ge
 def _points(known: Labels, spacing: Spacing, n_voxels: int, rng: np.random.Generator) -> Mask:
     """Balls as thick as two strokes, one a class in turn, the rarest class first, around random interior voxels."""
     axis = slice_axis(known.shape, spacing)
-    in_plane = [index for index in range(known.ndim) if index != axis]
-    radius = stroke_width([known.shape[index] for index in in_plane], [spacing[index] for index in in_plane])
-    ball = _ball(known.shape, spacing, radius)
+    radius = stroke_width(np.delete(known.shape, axis), np.delete(spacing, axis))
     centers = {
         value: _centers(crop, mask, depth, radius, n_voxels, rng)
         for value, crop, mask, depth in _depths(known, spacing)
     }
+    # Smaller where the budget would not allow one ball a class.
+    ball = _ball(known.shape, spacing, radius)[: n_voxels // len(centers)]
     keep = np.zeros(known.shape, bool)
     left = n_voxels
     while centers and left:
@@ -142,13 +142,10 @@ def _points(known: Labels, spacing: Spacing, n_voxels: int, rng: np.random.Gener
                 del centers[value]
                 continue
             around = center + ball
-            around = around[((around >= 0) & (around < known.shape)).all(1)]
-            place = tuple(around.T)
-            new = tuple(around[(known[place] == value) & ~keep[place]][:left].T)
+            place = tuple(around[((around >= 0) & (around < known.shape)).all(1)].T)
+            new = tuple(index[(known[place] == value) & ~keep[place]][:left] for index in place)
             keep[new] = True
             left -= len(new[0])
-            if not left:
-                break
     return keep
 
 
