@@ -33,7 +33,7 @@ _CORE = 0.4
 
 def stroke_width(shape: Sequence[int], spacing: Sequence[float]) -> float:
     """Width in mm for slices [y, x] of this spacing: `WIDTH`, or a 20th of the shorter side where this is less."""
-    return min(WIDTH, min(np.multiply(shape, spacing)) / _SIDE)
+    return min(WIDTH, float(np.multiply(shape, spacing).min()) / _SIDE)
 
 
 def draw_strokes(plane: Plane, spacing: Sequence[float], rng: np.random.Generator) -> Order:
@@ -111,11 +111,11 @@ def _path_around(
     is_closed = len(line) > 1 and bool((line[0] == line[-1]).all())
     line = np.roll(line[:-1], -start, axis=0) if is_closed else line[start:]
     along = np.append(0, np.cumsum(_steps(line, spacing)))[: len(line)]
-    line = line[along <= min(np.multiply(structures.shape, spacing))]
+    line = line[along <= np.multiply(structures.shape, spacing).min()]
     path = np.rint(line).astype(np.intp)
     path = path[background[tuple(path.T)]]
-    return path if len(path) else voxels[rng.integers(len(voxels))][None]
+    return np.asarray(path if len(path) else voxels[rng.integers(len(voxels))][None], np.intp)
 
 
 def _steps(line: npt.NDArray[np.generic], spacing: Sequence[float]) -> npt.NDArray[np.float64]:
-    return np.linalg.norm(np.diff(line, axis=0) * np.asarray(spacing), axis=1)
+    return np.asarray(np.linalg.norm(np.diff(line, axis=0) * np.asarray(spacing), axis=1), np.float64)

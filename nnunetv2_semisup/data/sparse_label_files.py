@@ -79,6 +79,9 @@ class _Sparsifier:
 
     reader: str
     names: Mapping[int, str]
+    """Of every label that dataset.json declares but the ignore label."""
+    allowed: tuple[int, ...]
+    """What a file may hold."""
     ignore: int
     request: Request
     target: Path
@@ -124,9 +127,8 @@ class _Sparsifier:
             raise SemiSupervisedError(f"it cannot be read ({_line(error)}); restore or remove it") from error
         if len(values) != 1:
             raise SemiSupervisedError(f"it has {len(values)} channels, and labels have one; convert the file")
-        found = np.unique(values)
-        if foreign := [value for value in found if value not in self.names and value != self.ignore]:
-            allowed = ", ".join(map(str, self.names))
+        if len(foreign := np.setdiff1d(values, self.allowed)):
+            allowed = ", ".join(map(str, self.allowed))
             raise SemiSupervisedError(f"it holds {foreign[0]:g}, and dataset.json has the labels {allowed}; mend one")
         return values[0].astype(np.int32), properties
 
@@ -166,9 +168,10 @@ def sparsify_folder(source: Path, target: Path, request: Request, num_processes:
     cases = find_labels(source, ending)
     names = {int(value): _name(int(value), dataset_json["labels"]) for value in manager.all_labels}
     ignore = max(names) + 1
+    allowed = (*names, ignore) if manager.has_ignore_label else tuple(names)
     reader = _reader(dataset_json, next(iter(cases.values())))
     with staging_folder(target) as staging:
-        sparsifier = _Sparsifier(reader, names, ignore, request, staging, ending)
+        sparsifier = _Sparsifier(reader, names, allowed, ignore, request, staging, ending)
         found = _run(sparsifier, list(cases.items()), num_processes)
         rows = [row for case in cases for row in found[case]]
         rows += _totals(rows)

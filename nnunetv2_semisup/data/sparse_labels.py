@@ -126,7 +126,7 @@ def _scribbles(known: Labels, spacing: Spacing, n_voxels: int, rng: np.random.Ge
 def _points(known: Labels, spacing: Spacing, n_voxels: int, rng: np.random.Generator) -> Mask:
     """Balls as thick as two strokes, one a class in turn, the rarest class first, around random interior voxels."""
     axis = slice_axis(known.shape, spacing)
-    radius = stroke_width(np.delete(known.shape, axis), np.delete(spacing, axis))
+    radius = stroke_width(tuple(np.delete(known.shape, axis)), tuple(np.delete(spacing, axis)))
     centers = {
         value: _centers(crop, mask, depth, radius, n_voxels, rng)
         for value, crop, mask, depth in _depths(known, spacing)
@@ -213,7 +213,7 @@ def _ball(shape: Sequence[int], spacing: Spacing, radius: float) -> npt.NDArray[
     offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(-1, len(shape))
     distance = np.linalg.norm(offsets * np.asarray(spacing), axis=1)
     nearest = np.argsort(distance, kind="stable")
-    return offsets[nearest[distance[nearest] <= radius]]
+    return np.asarray(offsets[nearest[distance[nearest] <= radius]], np.intp)
 
 
 def _quotas(counts: npt.NDArray[np.intp], n_voxels: int) -> npt.NDArray[np.intp]:
@@ -221,7 +221,7 @@ def _quotas(counts: npt.NDArray[np.intp], n_voxels: int) -> npt.NDArray[np.intp]
     quotas = np.maximum(counts * n_voxels // counts.sum(), 1)
     while quotas.sum() > n_voxels:
         quotas[quotas.argmax()] -= 1
-    return quotas
+    return np.asarray(quotas, np.intp)
 
 
 def _rounded_up(share: float) -> str:
