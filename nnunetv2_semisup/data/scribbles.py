@@ -17,6 +17,7 @@ from skimage.graph import MCP_Geometric
 from skimage.measure import find_contours, label
 
 from nnunetv2_semisup.data.depth import depth_inside
+from nnunetv2_semisup.data.slice_choice import Counts, Indices, choose_slices, slice_axis, voxels_of_slices
 
 Plane = npt.NDArray[np.int32]
 Order = npt.NDArray[np.float32]
@@ -25,10 +26,51 @@ Path = npt.NDArray[np.intp]
 WIDTH = 3.0
 """Of a stroke in mm: a pencil of a few pixels on usual CT and MRI."""
 _SIDE = 20
+_ROUNDS = 50
+"""Strokes of a structure in one slice at most."""
 _FAR = 0.8
 """Strokes in the background are at most so far from the structures, as a share of the farthest voxel's distance."""
 _CORE = 0.4
 """Strokes stay where a structure is at least so deep, as a share of its greatest depth."""
+
+
+def scribbles(
+    known: npt.NDArray[np.int32], spacing: Sequence[float], n_voxels: int, rng: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """Strokes in as many slices as `n_voxels` need, all shortened by the same share; see `sparse_labels.MODES`.
+
+    Where all slices are not enough each gets more strokes, `_ROUNDS` at most.
+    """
+    axis = slice_axis(known.shape, spacing)
+    planes = np.moveaxis(known, axis, 0)
+    in_plane = tuple(np.delete(spacing, axis))
+    values, voxels = voxels_of_slices(planes)
+    offset, entropy = rng.random(), int(rng.integers(2**62))
+    order = np.full(known.shape, np.inf, np.float32)
+    drawn = np.moveaxis(order, axis, 0)
+
+    def draw(index: int, turn: int) -> None:
+        new = turn + draw_strokes(planes[index], in_plane, np.random.default_rng([entropy, index, turn]))
+        np.minimum(drawn[index], new, out=drawn[index])
+
+    number, most = 1, np.count_nonzero(voxels.any(1))
+    while True:
+        chosen = _slices_with_every_class(voxels, values, number, offset)
+        for index in chosen:
+            if np.isinf(drawn[index]).all():
+                draw(index, 0)
+        found = np.count_nonzero(np.isfinite(drawn[chosen]))
+        if found >= n_voxels or len(chosen) == most:
+            break
+        number = max(len(chosen) + 1, len(chosen) * n_voxels // found)
+    drawn[np.setdiff1d(np.arange(len(planes)), chosen)] = np.inf
+    for turn in range(1, _ROUNDS):
+        if found >= n_voxels:
+            break
+        for index in chosen:
+            draw(index, turn)
+        found = np.count_nonzero(np.isfinite(drawn))
+    return _first(order, known, n_voxels)
 
 
 def stroke_width(shape: Sequence[int], spacing: Sequence[float]) -> float:
@@ -119,3 +161,24 @@ def _path_around(
 
 def _steps(line: npt.NDArray[np.generic], spacing: Sequence[float]) -> npt.NDArray[np.float64]:
     return np.asarray(np.linalg.norm(np.diff(line, axis=0) * np.asarray(spacing), axis=1), np.float64)
+
+
+def _slices_with_every_class(voxels: Counts, values: Sequence[int], number: int, offset: float) -> Indices:
+    """As `choose_slices`, and more slices where so few do not hold every class."""
+    while True:
+        chosen = choose_slices(voxels, values, number, offset)
+        if voxels[chosen].any(0).all():
+            return chosen
+        number += 1
+
+
+def _first(order: npt.NDArray[np.float32], known: npt.NDArray[np.int32], n_voxels: int) -> npt.NDArray[np.bool_]:
+    """The voxels with the smallest finite numbers; the smallest of each class comes before all others."""
+    places = np.flatnonzero(np.isfinite(order))
+    numbers, classes = order.ravel()[places], known.ravel()[places]
+    for value in np.unique(classes):
+        own = np.flatnonzero(classes == value)
+        numbers[own[numbers[own].argmin()]] = -1
+    keep = np.zeros(order.size, bool)
+    keep[places[np.argsort(numbers, kind="stable")[:n_voxels]]] = True
+    return keep.reshape(order.shape)

@@ -23,6 +23,15 @@ def slice_axis(shape: Sequence[int], spacing: Sequence[float]) -> int:
     return next(axis for axis, size in enumerate(spacing) if size * _SAME_SPACING >= max(spacing))
 
 
+def voxels_of_slices(planes: npt.NDArray[np.int32]) -> tuple[list[int], Counts]:
+    """The classes of labels [slices, y, x], and how many voxels each slice has of each: [slices, classes].
+
+    Negative labels are no class.
+    """
+    values = [int(value) for value in np.unique(planes[planes >= 0])]
+    return values, np.stack([np.count_nonzero(planes == value, axis=(1, 2)) for value in values], 1)
+
+
 def choose_slices(voxels: Counts, values: Sequence[int], number: int, offset: float) -> Indices:
     """Indices of the slices, in ascending order.
 

@@ -5,8 +5,6 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_semisup.cli.sparsify import MODES as MODES_OF_THE_COMMAND
-from nnunetv2_semisup.data.depth import depth_inside
-from nnunetv2_semisup.data.scribbles import WIDTH
 from nnunetv2_semisup.data.sparse_labels import MODES, sparsify
 from nnunetv2_semisup.data.synthetic import make_patient
 from nnunetv2_semisup.errors import SemiSupervisedError
@@ -138,41 +136,6 @@ def test_strokes_lie_in_slices_across_the_coarsest_axis():
     slices = annotated.any((0, 1))
     assert 5 <= slices.sum() < 14
     assert annotated[..., slices].mean((0, 1)).max() < 0.1
-
-
-def test_a_point_is_a_ball_in_mm():
-    labels, spacing = np.zeros((11, 60, 60), np.int32), (2.0, 1.0, 1.4)
-    offsets = np.stack(np.meshgrid(*(np.arange(-5, 6),) * 3, indexing="ij"), -1).reshape(-1, 3)
-    volume = np.count_nonzero(np.linalg.norm(offsets * spacing, axis=1) <= WIDTH)
-    for seed in range(5):
-        places = np.argwhere(made(labels, spacing, "points", volume / labels.size, seed) != IGNORE)
-        center = np.round(places.mean(0))
-        if (center * spacing >= WIDTH).all() and ((np.subtract(labels.shape, 1) - center) * spacing >= WIDTH).all():
-            assert len(places) == volume
-            assert np.linalg.norm((places - center) * spacing, axis=1).max() <= WIDTH
-            return
-    raise AssertionError("every ball was cut by the edge")
-
-
-def test_points_keep_off_the_borders_of_structures_and_come_in_every_class():
-    labels = np.zeros((20, 60, 60), np.int32)
-    labels[5:15, 20:40, 20:40] = 1
-    spacing = (1.0, 1.0, 1.0)
-    sparse = made(labels, spacing, "points", 0.01, ignore=2)
-    for value in (0, 1):
-        assert depth_inside(labels == value, spacing)[sparse == value].min() >= 1
-    assert np.count_nonzero(sparse == 1) == pytest.approx(np.count_nonzero(sparse == 0), rel=0.3)
-
-
-@pytest.mark.parametrize("geometry", ["isotropic", "anisotropic", "2d"])
-def test_erosion_keeps_the_same_share_of_each_class_and_the_deepest_voxels_in_mm(geometry):
-    labels, spacing = patient(geometry)
-    sparse = made(labels, spacing, "erosion", 0.2)
-    for value in np.unique(labels):
-        mask = labels == value
-        assert np.count_nonzero(sparse == value) == max(1, int(0.2 * mask.sum()))
-        depth = depth_inside(mask, spacing)
-        assert depth[sparse == value].min() >= depth[mask & (sparse != value)].max() - 1e-3 * min(spacing)
 
 
 @pytest.mark.parametrize("mode", ["scribbles", "points", "erosion"])
