@@ -59,6 +59,28 @@ def find_cases(folder: Path, file_ending: str) -> tuple[dict[str, Files], dict[s
     return cases, faults
 
 
+def find_labels(folder: Path, file_ending: str) -> dict[str, Path]:
+    """The label files of a folder by case, named as nnU-Net names them: CASE<file_ending>.
+
+    Files that are no images are passed over, hidden ones too.
+
+    Raises:
+        SemiSupervisedError: no such folder, nothing in it, or images with another ending.
+    """
+    if not folder.is_dir():
+        raise SemiSupervisedError(f"there is no folder {folder}; name the folder of label files with -i")
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    cases = {name.removesuffix(file_ending): folder / name for name in names if name.endswith(file_ending)}
+    others = [name for name in names if not name.endswith(file_ending) and name.lower().endswith(_image_endings())]
+    if others:
+        raise SemiSupervisedError(
+            f"{folder / others[0]}: the dataset's files end in {file_ending}; convert or remove the file"
+        )
+    if not cases:
+        raise SemiSupervisedError(f"{folder} holds no label file CASE{file_ending}; name another folder with -i")
+    return cases
+
+
 def training_cases(raw_folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, Files]:
     """Images of the labelled cases as nnU-Net finds them; none where the raw dataset is not on this machine."""
     if "dataset" not in dataset_json and not (raw_folder / "imagesTr").is_dir():
@@ -77,5 +99,8 @@ def held_out_cases(raw_folder: Path, file_ending: str) -> dict[str, Files]:
 
 
 def _is_image(name: str) -> bool:
-    endings = tuple(ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)
-    return name.lower().endswith(endings) or re.search(r"_\d{4}\.[^.]", name) is not None
+    return name.lower().endswith(_image_endings()) or re.search(r"_\d{4}\.[^.]", name) is not None
+
+
+def _image_endings() -> tuple[str, ...]:
+    return tuple(ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings)

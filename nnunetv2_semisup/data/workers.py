@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from nnunetv2.configuration import default_num_processes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -74,6 +78,12 @@ class Workers:
                     ready.close()
                     process.join()
                 yield task, result
+
+
+def processes() -> int:
+    """As many as there are cores, and at most nnU-Net's own number (nnUNet_def_n_proc)."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(cores, int(default_num_processes)))
 
 
 def _start() -> tuple[SpawnProcess, Connection]:

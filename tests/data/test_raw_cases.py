@@ -1,6 +1,6 @@
 import pytest
 
-from nnunetv2_semisup.data.raw_cases import find_cases, held_out_cases, training_cases
+from nnunetv2_semisup.data.raw_cases import find_cases, find_labels, held_out_cases, training_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 pytestmark = pytest.mark.fast
@@ -74,3 +74,22 @@ def test_training_cases_may_be_listed_in_dataset_json(tmp_path):
 def test_a_dataset_without_raw_images_has_none(tmp_path):
     assert training_cases(tmp_path, {"file_ending": ".nii.gz"}) == {}
     assert held_out_cases(tmp_path, ".nii.gz") == {}
+
+
+def test_labels_are_found_by_case(tmp_path):
+    names = ["b.nii.gz", "patient ä 7_0000.nii.gz", ".hidden.nii.gz", "dataset.json", "annotated.csv", "b_0000.json"]
+    found = find_labels(touch(tmp_path, *names), ".nii.gz")
+    assert found == {"b": tmp_path / "b.nii.gz", "patient ä 7_0000": tmp_path / "patient ä 7_0000.nii.gz"}
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.mha", "scan.PNG"])
+def test_labels_of_another_ending_are_refused(tmp_path, name):
+    with pytest.raises(SemiSupervisedError, match=rf"{name}: the dataset's files end in \.nii\.gz"):
+        find_labels(touch(tmp_path, "a.nii.gz", name), ".nii.gz")
+
+
+def test_a_folder_without_labels_is_refused(tmp_path):
+    with pytest.raises(SemiSupervisedError, match="holds no label file"):
+        find_labels(touch(tmp_path, "notes.txt"), ".nii.gz")
+    with pytest.raises(SemiSupervisedError, match="there is no folder"):
+        find_labels(tmp_path / "nowhere", ".nii.gz")

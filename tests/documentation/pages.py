@@ -21,6 +21,7 @@ PAGES = (
     "README.md",
     "docs/how-to/unlabeled-data.md",
     "docs/how-to/slurm-array.md",
+    "docs/how-to/make-sparse-labels.md",
     "docs/how-to/run-a-benchmark.md",
 )
 """The pages with commands that run, in an order in which each finds what it needs."""
@@ -32,6 +33,7 @@ SUBSTITUTIONS = (
     (r"-i /scans/2023 /scans/2024 -np 8", "-i scans_2023 scans_2024 -np 1"),
     (r"-i NEW_SCANS -o SEGMENTATIONS", '-i "$nnUNet_raw/Dataset004_Hippocampus/imagesTs" -o segmentations'),
     # Lengths: a small network and a few steps instead of nnU-Net's.
+    (r"^nnUNetv2_plan_and_preprocess -d 14 .*$", r"nnUNet_n_proc_DA=1 \g<0> -npfp 1 -np 1"),
     (r"^nnUNetv2_plan_and_preprocess .*$", r"nnUNet_n_proc_DA=1 \g<0> && python -m tests.documentation.shrink"),
     (
         r"training\.num_epochs=\d+",

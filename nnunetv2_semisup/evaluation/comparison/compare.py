@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_semisup.data.folders import load_dataset_json, variable_folder
+from nnunetv2_semisup.data.workers import processes
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison import comparability
 from nnunetv2_semisup.evaluation.comparison.comparability import Reference, check_allowed, reference_of
@@ -16,7 +17,7 @@ from nnunetv2_semisup.evaluation.comparison.finding import find_runs
 from nnunetv2_semisup.evaluation.comparison.leaks import VoxelNames, voxel_leak
 from nnunetv2_semisup.evaluation.comparison.rows import Row, make_rows, without
 from nnunetv2_semisup.evaluation.comparison.runs import BASELINE, Refused, Run
-from nnunetv2_semisup.evaluation.comparison.scoring import CaseScorer, Scores, processes, score_runs
+from nnunetv2_semisup.evaluation.comparison.scoring import CaseScorer, Scores, score_runs
 from nnunetv2_semisup.evaluation.comparison.statistics import MEAN, Array, Result, analyse
 from nnunetv2_semisup.evaluation.comparison.structures import Structures
 

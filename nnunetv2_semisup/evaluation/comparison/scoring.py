@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nnunetv2.configuration import default_num_processes
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from tqdm import tqdm
 
-from nnunetv2_semisup.data.workers import Workers
+from nnunetv2_semisup.data.workers import Workers, processes
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.runs import Refused, Run
 from nnunetv2_semisup.evaluation.comparison.structures import Labels, Structures
@@ -158,9 +155,3 @@ def score_runs(
                 faults.setdefault(name, fault)
             bar.update(len(task.predictions))
     return {n: found for n, found in scores.items() if n not in faults}, [Refused(n, f) for n, f in faults.items()]
-
-
-def processes() -> int:
-    """As many as there are cores, and at most nnU-Net's own number (nnUNet_def_n_proc)."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min(cores, int(default_num_processes)))
