@@ -21,13 +21,26 @@ Fold = int | str
 """A number, or "all"."""
 
 
+_OPTIONAL = ("dense", "sparse")
+
+
 @dataclass(frozen=True)
 class Split:
-    """One fold of a split file; identifiers, sorted."""
+    """One fold of a split file; identifiers, sorted.
+
+    Attributes:
+        labeled: cases that keep their labels.
+        unlabeled: training cases whose labels are not used.
+        val: validation cases.
+        dense: labelled cases that mixed supervision shall take for densely annotated, whatever their labels look like.
+        sparse: those that it shall take for sparsely annotated. What neither names it finds out by itself.
+    """
 
     labeled: tuple[str, ...]
     unlabeled: tuple[str, ...]
     val: tuple[str, ...]
+    dense: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
 
 def split_file(dataset_folder: Path, name: str) -> Path:
@@ -57,16 +70,21 @@ def read_split(dataset_folder: Path, name: str, fold: Fold) -> Split:
         split = _split_from_json(content[str(fold)])
     except (TypeError, KeyError) as error:
         raise SemiSupervisedError(
-            f"fold {fold} of {file} must hold three lists of identifiers: labeled, unlabeled and val"
+            f"fold {fold} of {file} must hold three lists of identifiers: labeled, unlabeled and val (and may hold two "
+            "more: dense and sparse)"
         ) from error
     sides = [("labeled", split.labeled, "unlabeled", split.unlabeled), ("unlabeled", split.unlabeled, "val", split.val)]
     if fold != "all":
         sides.append(("labeled", split.labeled, "val", split.val))
+    sides.append(("dense", split.dense, "sparse", split.sparse))
     for one, its_cases, other, other_cases in sides:
         if both := sorted(set(its_cases) & set(other_cases)):
             raise SemiSupervisedError(f"fold {fold} of {file}: {both[0]} is in {one} and in {other}; mend the file")
     if not split.labeled:
         raise SemiSupervisedError(f"fold {fold} of {file} has no labeled case; mend the file")
+    if foreign := sorted({*split.dense, *split.sparse} - set(split.labeled)):
+        raise SemiSupervisedError(f"fold {fold} of {file}: {foreign[0]} is in dense or sparse and not in labeled; "
+                                  "mend the file")  # fmt: skip
     return split
 
 
@@ -77,7 +95,7 @@ def write_split(dataset_folder: Path, name: str, fold: Fold, split: Split) -> Pa
     """
     file = split_file(dataset_folder, name)
     content = read_json(file) if file.exists() else {}
-    entry = {side: list(cases) for side, cases in asdict(split).items()}
+    entry = {side: list(cases) for side, cases in asdict(split).items() if cases or side not in _OPTIONAL}
     if content.get(str(fold), entry) != entry:
         raise SemiSupervisedError(f"{file} has fold {fold} with other cases already; choose another name with -o")
     if str(fold) not in content:
@@ -226,6 +244,7 @@ def _first_that_add_up(groups: Sequence[list[str]], total: int) -> list[list[str
 
 def _split_from_json(entry: Any) -> Split:
     sides = {side: entry[side] for side in ("labeled", "unlabeled", "val")}
+    sides |= {side: entry.get(side, []) for side in _OPTIONAL}
     for cases in sides.values():
         if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
             raise TypeError

@@ -27,11 +27,13 @@ class Outline:
         level_voxels: voxels of a patch at each level of the network, bottleneck first.
         batch_size: patches a labelled step.
         n_structures: classes without background, or regions.
+        has_regions: outputs are overlapping regions, not classes.
     """
 
     level_voxels: tuple[int, ...]
     batch_size: int
     n_structures: int
+    has_regions: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,16 @@ class Facts:
     def truth(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """nnU-Net's target at full resolution as 0 and 1 [B, C, *spatial], and where it is known, bool [B, 1, ...]."""
         if self.has_regions:
-            # With an ignore label the target has one channel more, which marks it.
-            return target[:, :classes].float(), (target[:, classes:] == 0).all(dim=1, keepdim=True)
-        known = torch.ones_like(target, dtype=torch.bool) if self.ignore_label is None else target != self.ignore_label
+            return target[:, :classes].float(), self.known(target, classes)
+        known = self.known(target, classes)
         return self._one_hot(torch.where(known, target, 0), classes) * known, known
+
+    def known(self, target: Tensor, classes: int) -> Tensor:
+        """Where nnU-Net's target, of any resolution, bears a label: bool [B, 1, *spatial]."""
+        if self.has_regions:
+            # With an ignore label the target has one channel more, which marks it.
+            return (target[:, classes:] == 0).all(dim=1, keepdim=True)
+        return torch.ones_like(target, dtype=torch.bool) if self.ignore_label is None else target != self.ignore_label
 
     def pseudo_truth(self, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """A label map [B, 1, *spatial] with negative values where it is unknown, in the form of `truth`."""
@@ -132,7 +140,8 @@ class Step:
             independent intensity draws.
         valid: False where a patch lies outside its image, [B, 1, *spatial]; None where nothing does.
         student: the network that is trained, with gradient.
-        teacher: its EMA copy, without gradient; present where the regularizer asks for it.
+        teacher: its EMA copy or the second decoder on its encoder, without gradient; present where the regularizer
+            asks for it.
         peer: the second network, with gradient; present where the regularizer asks for it.
         labeled: the labelled batch, whose supervised loss is not the regularizer's business; None in a pre-training
             without labels.
@@ -184,6 +193,9 @@ class Regularizer(nn.Module, ABC):
 
     needs_peer: bool = False
     """Whether it asks for a second network, built, supervised and optimised as nnU-Net's own."""
+
+    needs_second_decoder: bool = False
+    """Whether its teacher is a second decoder on the student's encoder, optimised as nnU-Net's own network."""
 
     rounds: RoundSettings | None = None
     """How often the unlabelled cases are predicted and stored as pseudo-labels; None: never."""

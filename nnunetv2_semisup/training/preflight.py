@@ -72,7 +72,7 @@ def outline_of(plans: Mapping[str, Any], configuration: str, dataset_json: Mappi
     for stride in manager.network_arch_init_kwargs["strides"]:
         size = -(-size // np.array(stride))
         voxels.append(int(size.prod()))
-    return Outline(tuple(reversed(voxels)), int(manager.batch_size), len(structures_of(labels)))
+    return Outline(tuple(reversed(voxels)), int(manager.batch_size), len(structures_of(labels)), labels.has_regions)
 
 
 @dataclass(frozen=True)

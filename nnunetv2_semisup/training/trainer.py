@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, autocast, nn
 from nnunetv2_semisup.configuration.auto import with_numbers
 from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
 from nnunetv2_semisup.configuration.sources import settings_for
+from nnunetv2_semisup.data.annotation import refuse_ignore_label
 from nnunetv2_semisup.data.loader import process_budget, start_loader, stop_loader
 from nnunetv2_semisup.data.random_streams import RandomStreams, seed_global
 from nnunetv2_semisup.data.selection import RunCases, select_cases
@@ -24,6 +26,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
 from nnunetv2_semisup.networks.features import forward_with_features, unwrapped
+from nnunetv2_semisup.networks.second_decoder import own_parameters
 from nnunetv2_semisup.regularizers.base import Labeled, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
@@ -31,7 +34,7 @@ from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.facts import facts_of
-from nnunetv2_semisup.training.peer import build_peer
+from nnunetv2_semisup.training.peer import build_peer, build_second_decoder
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, outline_of
 from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
@@ -77,6 +80,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers:
             check_support(plans, configuration, device)
         self.requested = settings_for(self.settings_model(), self.method(), plans)
+        refuse_ignore_label(dataset_json)
         outline = outline_of(plans, configuration, dataset_json)
         for regularizer in self.regularizers:
             regularizer.check(self.requested, outline)
@@ -140,6 +144,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self._build_regularizers()
             if any(regularizer.needs_peer for regularizer in self._regularizers):
                 self.peer = build_peer(self)
+            if self._has_second_decoder:
+                self.teacher = build_second_decoder(self)
         self._plan_rounds()
 
     def _apply(self, training: TrainingSettings) -> None:
@@ -219,7 +225,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""
         if not self.was_initialized:
             self.initialize()
-        if self._draws_unlabeled and not self.cases.unlabeled:
+        if self._uses_unlabeled and not self.cases.unlabeled:
             place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
             self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
         super().on_train_start()
@@ -237,14 +243,19 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             seed_global(self.settings.training.seed + self.local_rank)
 
     def _open_log(self) -> None:
-        terms = [name for regularizer in self._regularizers for name in regularizer.weights]
+        terms, signs = self.logged()
         columns = [f"{kind}/{name}" for kind in ("raw", "weighted", "grad") for name in terms]
-        columns += [f"sign/{name}" for regularizer in self._regularizers for name in regularizer.sign_names]
+        columns += [f"sign/{name}" for name in signs]
         pad_logger(self.logger.local_logger.my_fantastic_logging, columns, self.current_epoch)
         self._columns = columns
         if self.local_rank == 0:
             self.run_log = RunLog(Path(self.output_folder), columns)
             self.run_log.cut_back(self.current_epoch)
+
+    def logged(self) -> tuple[list[str], list[str]]:
+        """Names of all terms and of all signs of life, in the order of their columns."""
+        terms = [name for regularizer in self._regularizers for name in regularizer.weights]
+        return terms, [name for regularizer in self._regularizers for name in regularizer.sign_names]
 
     def _print_run(self) -> None:
         labeled, val = self._split or self.do_split()
@@ -256,16 +267,14 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimiser step on a labelled and, after the warm-up, an unlabelled batch."""
-        self.cost.count(len(batch["data"]) * (1 if self.peer is None else 2), gradient=True)
+        self.cost.count(len(batch["data"]), gradient=True)
         if not self.regularizers:
             return super().train_step(batch)  # type: ignore[no-any-return]
         self._zero_gradients()
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
-        loss = self._supervised_backward(self._local_network, data, target)
-        if self.peer is not None:
-            self._supervised_backward(self.peer, data, target)
         factor = self._ramp_factor()
+        loss = self.labeled_backward(data, target, batch["keys"], factor)
         if factor > 0 and self._draws_unlabeled:
             labeled = Labeled(data, target[0] if isinstance(target, list) else target)
             self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
@@ -277,6 +286,21 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.head_optimizer is not None:
             self.head_optimizer.zero_grad(set_to_none=True)
 
+    def labeled_backward(self, data: Tensor, target: Any, keys: Sequence[str], factor: float) -> Tensor:
+        """Gradients of the labelled batch: nnU-Net's loss on every network that segments. Returns the first one's.
+
+        Args:
+            data: the batch [B, C, *spatial], on the device.
+            target: nnU-Net's, on the device; a list of resolutions with deep supervision.
+            keys: the case of each row.
+            factor: of the schedule, in [0, 1], for terms of a subclass on labelled rows.
+        """
+        loss = self._supervised_backward(self._local_network, data, target)
+        if self.peer is not None:
+            self.cost.count(len(data), gradient=True)
+            self._supervised_backward(self.peer, data, target)
+        return loss
+
     def _supervised_backward(self, network: nn.Module, data: Tensor, target: Any) -> Tensor:
         """nnU-Net's loss on the labelled batch. Its graph is gone before the unlabelled one is built."""
         with self._autocast():
@@ -285,7 +309,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         return loss.detach()  # type: ignore[no-any-return]
 
     def _unlabeled_backward(self, batch: dict[str, Any], labeled: Labeled | None, factor: float) -> Tensor:
-        loss = self._unlabeled_pass.backward(
+        return self._unlabeled_pass.backward(
             batch,
             labeled,
             Networks(unwrapped(self.network), self.teacher, self.peer),
@@ -296,12 +320,12 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             scaled=self._scaled,
             log_gradients=self._first_of_epoch,
         )
-        self._first_of_epoch = False
-        return loss
 
     def _step_optimizers(self) -> None:
         """Average over processes, clip networks and heads each apart, step all, move the teacher."""
         networks = [list(network.parameters()) for network in (self.network, self.peer) if network is not None]
+        if self._has_second_decoder and self.teacher is not None:
+            networks.append(own_parameters(self.teacher))
         heads = list(self.heads.parameters())
         average_gradients([*chain.from_iterable(networks), *heads])
         optimizers = [(self.optimizer, networks)]
@@ -319,12 +343,21 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.grad_scaler is not None:
             self.grad_scaler.update()
         self.optimizer_steps += 1
+        self._first_of_epoch = False
         if self.teacher is not None and self._ema_decay is not None:
             update_teacher(self.teacher, unwrapped(self.network), self._ema_decay, self.optimizer_steps)
 
     @property
-    def _draws_unlabeled(self) -> bool:
+    def _uses_unlabeled(self) -> bool:
         return any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
+
+    @property
+    def _draws_unlabeled(self) -> bool:
+        return self._uses_unlabeled and bool(self.cases.unlabeled)
+
+    @property
+    def _has_second_decoder(self) -> bool:
+        return any(regularizer.needs_second_decoder for regularizer in self._regularizers)
 
     @property
     def _ema_decay(self) -> float | None:
@@ -382,7 +415,11 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        checkpoint.save_with_section(super().save_checkpoint, Path(filename), checkpoint.section_of(self))
+        checkpoint.save_with_section(super().save_checkpoint, Path(filename), self.section())
+
+    def section(self) -> dict[str, Any]:
+        """What our section of a checkpoint holds."""
+        return checkpoint.section_of(self)
 
     def case_lists(self) -> dict[str, list[str]]:
         """Identifiers of the run: "labeled", "val" and "unlabeled"."""

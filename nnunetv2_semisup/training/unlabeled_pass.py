@@ -35,13 +35,27 @@ def chosen(wanted: Sequence[View], kinds: Sequence[View], views: Sequence[Tensor
     return tuple(left[kind].pop(0) for kind in wanted)
 
 
+def log_gradient_norms(
+    means: EpochMeans, weighted: Mapping[str, Tensor], tapped: Sequence[Tensor], scaled: Callable[[Tensor], Tensor]
+) -> None:
+    """Add to the means, as grad/TERM, the norm of each weighted term's gradient at the tapped features and logits."""
+    for name, term in weighted.items():
+        if not term.requires_grad:
+            continue
+        scale = float(scaled(torch.ones((), device=term.device)))
+        gradients = torch.autograd.grad(scaled(term), tapped, retain_graph=True, allow_unused=True)
+        norms = [gradient.float().norm() / scale for gradient in gradients if gradient is not None]
+        if norms:
+            means.add(f"grad/{name}", torch.stack(norms).norm())
+
+
 @dataclass(frozen=True)
 class Networks:
     """The networks of a training, without wrappers.
 
     Attributes:
         student: nnU-Net's own.
-        teacher: its EMA copy, where a regularizer asks for one.
+        teacher: its EMA copy or the second decoder on its encoder, where a regularizer asks for one.
         peer: the second network, where a regularizer asks for one.
     """
 
@@ -125,22 +139,10 @@ class UnlabeledPass:
                 for name, sign in outcome.signs.items():
                     self.means.add(f"sign/{name}", sign)
         if log_gradients:
-            self._log_gradients(weighted, tapped, scaled)
+            log_gradient_norms(self.means, weighted, tapped, scaled)
         loss = torch.stack(list(weighted.values())).sum()
         scaled(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-    def _log_gradients(
-        self, weighted: Mapping[str, Tensor], tapped: Sequence[Tensor], scaled: Callable[[Tensor], Tensor]
-    ) -> None:
-        for name, term in weighted.items():
-            if not term.requires_grad:
-                continue
-            scale = float(scaled(torch.ones((), device=term.device)))
-            gradients = torch.autograd.grad(scaled(term), tapped, retain_graph=True, allow_unused=True)
-            norms = [gradient.float().norm() / scale for gradient in gradients if gradient is not None]
-            if norms:
-                self.means.add(f"grad/{name}", torch.stack(norms).norm())
 
     def _student(
         self, network: nn.Module, tapped: list[Tensor], x: Tensor, taps: Sequence[int]
