@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -98,22 +99,14 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
                 "teach that it does not exist; annotate it in a dense case, or set kd.weight=0"
             )
 
-    def initialize(self) -> None:
-        """As the engine; then what a labelled batch goes through."""
-        super().initialize()
+    @cached_property
+    def _labeled_pass(self) -> LabeledPass:
         regularizer = self._regularizers[0]
         assert isinstance(regularizer, MixedKD)
-        classes = self.label_manager.num_segmentation_heads
-        self._labeled_pass = LabeledPass(
-            regularizer,
-            self.loss,
-            PartialLoss(
-                self._build_loss(), lambda target: regularizer.facts.known(target, classes), self._background_is_known
-            ),
-            torch.compile(forward_both) if self._do_i_compile() else forward_both,
-            self._means,
-            self.cost,
-        )
+        known = partial(regularizer.facts.known, classes=self.label_manager.num_segmentation_heads)
+        sparse_loss = PartialLoss(self._build_loss(), known, self._background_is_known)
+        forward = torch.compile(forward_both) if self._do_i_compile() else forward_both
+        return LabeledPass(regularizer, self.loss, sparse_loss, forward, self._means, self.cost)
 
     @property
     def _background_is_known(self) -> bool:

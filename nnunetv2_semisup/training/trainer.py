@@ -90,6 +90,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.cases = self.find_cases(place, plans, configuration, fold, need_unlabeled)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings: Settings = self.requested
+        self._looked_for_cases = need_unlabeled
         self.teacher: nn.Module | None = None
         self.peer: nn.Module | None = None
         self.heads = nn.ModuleList()
@@ -225,7 +226,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""
         if not self.was_initialized:
             self.initialize()
-        if self._uses_unlabeled and not self.cases.unlabeled:
+        if self.regularizers and not self._looked_for_cases:
             place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
             self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
         super().on_train_start()
@@ -348,12 +349,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             update_teacher(self.teacher, unwrapped(self.network), self._ema_decay, self.optimizer_steps)
 
     @property
-    def _uses_unlabeled(self) -> bool:
-        return any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
-
-    @property
     def _draws_unlabeled(self) -> bool:
-        return self._uses_unlabeled and bool(self.cases.unlabeled)
+        has_terms = any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
+        return has_terms and bool(self.cases.unlabeled)
 
     @property
     def _has_second_decoder(self) -> bool:
