@@ -43,5 +43,5 @@ class PartialLoss:
                 terms.append(weight * self._loss(output[annotated], target[annotated]))
             else:
                 # Called all the same: of several processes, some may have annotated rows, and nnU-Net's Dice gathers.
-                terms.append(0 * self._loss(output, target))
+                terms.append(output[:0].sum() + 0 * self._loss(output, target))
         return sum(terms[1:], terms[0])
