@@ -104,7 +104,8 @@ class LabeledPass:
         of_dense = self._stock(_rows(outputs, dense), _rows(targets, dense))
         of_sparse = self.sparse_loss(_rows(outputs, sparse), _rows(targets, sparse))
         weight = self.regularizer.settings.sparse.weight
-        return (n_dense * of_dense + weight * (rows - n_dense) * of_sparse) / rows
+        loss: Tensor = (n_dense * of_dense + weight * (rows - n_dense) * of_sparse) / rows
+        return loss
 
     def _stock(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:
         deep = isinstance(self.loss, DeepSupervisionWrapper)

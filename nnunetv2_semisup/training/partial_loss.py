@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
+
+from nnunetv2_semisup.errors import SemiSupervisedError
 
 
 class PartialLoss:
@@ -24,17 +27,25 @@ class PartialLoss:
             loss: what nnU-Net's `_build_loss` returns; it may be changed, so give one of its own.
             known: of a target [B, ...], where it is annotated, bool [B, 1, ...].
             with_dice: False: cross-entropy alone.
+
+        Raises SemiSupervisedError where the Dice shall be left out of a loss of the user's that has no weight for it.
         """
-        deep = isinstance(loss, DeepSupervisionWrapper)
-        self._loss: Any = loss.loss if deep else loss
-        self._weights: Sequence[float] = tuple(loss.weight_factors) if deep else (1.0,)
+        self._loss: Any = loss
+        self._weights: Sequence[float] = (1.0,)
+        if isinstance(loss, DeepSupervisionWrapper):
+            self._loss, self._weights = loss.loss, loss.weight_factors
         self._known = known
         if not with_dice:
+            if not hasattr(self._loss, "weight_dice"):
+                raise SemiSupervisedError(
+                    f"the sparse cases have no annotated background, and {type(self._loss).__name__} cannot leave out "
+                    "its Dice; annotate some background as well"
+                )
             self._loss.weight_dice = 0
 
     def __call__(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         """The loss of logits [B, C, ...] and nnU-Net's targets [B, ...], full resolution first."""
-        terms = []
+        terms: list[Tensor] = []
         for weight, output, target in zip(self._weights, outputs, targets, strict=True):
             if weight == 0:
                 continue
@@ -43,5 +54,5 @@ class PartialLoss:
                 terms.append(weight * self._loss(output[annotated], target[annotated]))
             else:
                 # Called all the same: of several processes, some may have annotated rows, and nnU-Net's Dice gathers.
-                terms.append(output[:0].sum() + 0 * self._loss(output, target))
-        return sum(terms[1:], terms[0])
+                terms.append(output[:0].float().sum() + 0 * self._loss(output, target))
+        return torch.stack(terms).sum()
