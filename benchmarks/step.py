@@ -46,6 +46,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cps": ("nnUNetTrainerCPS", FULL),
     "fixmatch": ("nnUNetTrainerFixMatch", FULL),
     "entropymin": ("nnUNetTrainerEntropyMin", FULL),
+    "mixedkd": ("nnUNetTrainerMixedKD", FULL),
+    "mixedkd, kd on dense rows": ("nnUNetTrainerMixedKD", {**FULL, "kd": {"domain": "dense"}}),
 }
 
 
