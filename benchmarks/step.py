@@ -54,6 +54,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "crosslevel, contrast": ("nnUNetTrainerCrossLevel", {**FULL, "consistency": {"weight": 0.0}}),
     "crosslevel, consistency": ("nnUNetTrainerCrossLevel", {**FULL, "contrast": {"weight": 0.0}}),
     "localcontrast": ("nnUNetTrainerLocalContrast", FULL),
+    "mixedkd": ("nnUNetTrainerMixedKD", FULL),
+    "mixedkd, kd on dense rows": ("nnUNetTrainerMixedKD", {**FULL, "kd": {"domain": "dense"}}),
 }
 
 

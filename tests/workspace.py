@@ -124,7 +124,7 @@ def _change_labels(raw: Path, regions: bool, ignore: bool) -> None:
         description["regions_class_order"] = [1, 2, 4]
     if ignore:
         description["labels"]["ignore"] = 5
-        for file in sorted((raw / "labelsTr").iterdir()):
+        for file in sorted((raw / "labelsTr").iterdir())[2:]:
             image = sitk.ReadImage(str(file))
             labels = sitk.GetArrayFromImage(image)
             labels[:, ::3] = 5

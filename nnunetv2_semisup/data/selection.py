@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,16 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 
 @dataclass(frozen=True)
 class RunCases:
-    """The identifiers of a training, sorted. None: nnU-Net's own split."""
+    """The identifiers of a training, sorted. None: nnU-Net's own split.
+
+    `dense` and `sparse` are the labelled cases that the named split calls so.
+    """
 
     labeled: tuple[str, ...] | None
     val: tuple[str, ...] | None
     unlabeled: tuple[str, ...]
+    dense: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
 
 def select_cases(
@@ -30,6 +35,7 @@ def select_cases(
     fold: int | str,
     split: str | None,
     need_unlabeled: bool,
+    none_is_fine: bool = False,
 ) -> RunCases:
     """The cases of a run: every unlabelled case that is preprocessed, plus the named split's unlabelled training cases.
 
@@ -40,6 +46,7 @@ def select_cases(
         fold: a number, or "all".
         split: name of a split file, or None for nnU-Net's own split.
         need_unlabeled: whether the method uses unlabelled cases. If not, none is looked for.
+        none_is_fine: whether it can do without where there is none.
 
     Raises:
         SemiSupervisedError: nothing preprocessed; a split file that is missing, lacks the fold, names an unknown case
@@ -49,9 +56,11 @@ def select_cases(
     data_identifier = resolve_configuration(plans, configuration).data_identifier
     labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration)
     chosen = None if split is None else _read_known_split(dataset_folder, split, fold, labeled_cases)
-    labeled, val = (chosen.labeled, chosen.val) if chosen else (None, None)
+    cases = (
+        RunCases(chosen.labeled, chosen.val, (), chosen.dense, chosen.sparse) if chosen else RunCases(None, None, ())
+    )
     if not need_unlabeled:
-        return RunCases(labeled, val, ())
+        return cases
 
     command = _command(dataset_folder, plans, configuration)
     manifest = read_manifest(dataset_folder, data_identifier)
@@ -65,6 +74,8 @@ def select_cases(
                 f"image-only copy; type: {command} --training"
             )
         unlabeled += chosen.unlabeled
+    if not unlabeled and none_is_fine:
+        return cases
     if not unlabeled:
         raise SemiSupervisedError(
             f"there is no unlabelled case for {data_identifier}; put images into imagesUn of the raw dataset and type: "
@@ -73,7 +84,7 @@ def select_cases(
     folder = unlabeled_folder(dataset_folder, data_identifier)
     _refuse_unusable(unlabeled, manifest, preprocessing_hash(plans, configuration), folder, command)
     _refuse_leak(unlabeled, manifest, labeled_cases, set(chosen.unlabeled if chosen else ()), command)
-    return RunCases(labeled, val, tuple(sorted(unlabeled)))
+    return replace(cases, unlabeled=tuple(sorted(unlabeled)))
 
 
 def select_images(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,26 @@ Fold = int | str
 """A number, or "all"."""
 
 
+_OPTIONAL = ("dense", "sparse")
+
+
 @dataclass(frozen=True)
 class Split:
-    """One fold of a split file; identifiers, sorted."""
+    """One fold of a split file; identifiers, sorted.
+
+    Attributes:
+        labeled: cases that keep their labels.
+        unlabeled: training cases whose labels are not used.
+        val: validation cases.
+        dense: labelled cases that mixed supervision shall take for densely annotated, whatever their labels look like.
+        sparse: those that it shall take for sparsely annotated. What neither names it finds out by itself.
+    """
 
     labeled: tuple[str, ...]
     unlabeled: tuple[str, ...]
     val: tuple[str, ...]
+    dense: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
 
 def split_file(dataset_folder: Path, name: str) -> Path:
@@ -57,16 +70,21 @@ def read_split(dataset_folder: Path, name: str, fold: Fold) -> Split:
         split = _split_from_json(content[str(fold)])
     except (TypeError, KeyError) as error:
         raise SemiSupervisedError(
-            f"fold {fold} of {file} must hold three lists of identifiers: labeled, unlabeled and val"
+            f"fold {fold} of {file} must hold three lists of identifiers: labeled, unlabeled and val (and may hold two "
+            "more: dense and sparse)"
         ) from error
     sides = [("labeled", split.labeled, "unlabeled", split.unlabeled), ("unlabeled", split.unlabeled, "val", split.val)]
     if fold != "all":
         sides.append(("labeled", split.labeled, "val", split.val))
+    sides.append(("dense", split.dense, "sparse", split.sparse))
     for one, its_cases, other, other_cases in sides:
         if both := sorted(set(its_cases) & set(other_cases)):
             raise SemiSupervisedError(f"fold {fold} of {file}: {both[0]} is in {one} and in {other}; mend the file")
     if not split.labeled:
         raise SemiSupervisedError(f"fold {fold} of {file} has no labeled case; mend the file")
+    if foreign := sorted({*split.dense, *split.sparse} - set(split.labeled)):
+        raise SemiSupervisedError(f"fold {fold} of {file}: {foreign[0]} is in dense or sparse and not in labeled; "
+                                  "mend the file")  # fmt: skip
     return split
 
 
@@ -77,7 +95,7 @@ def write_split(dataset_folder: Path, name: str, fold: Fold, split: Split) -> Pa
     """
     file = split_file(dataset_folder, name)
     content = read_json(file) if file.exists() else {}
-    entry = {side: list(cases) for side, cases in asdict(split).items()}
+    entry = {side: list(cases) for side, cases in asdict(split).items() if cases or side not in _OPTIONAL}
     if content.get(str(fold), entry) != entry:
         raise SemiSupervisedError(f"{file} has fold {fold} with other cases already; choose another name with -o")
     if str(fold) not in content:
@@ -93,8 +111,12 @@ def make_split(
     num_labeled: int,
     seed: int | None = 0,
     group: str | None = None,
+    num_sparse: int | None = None,
 ) -> Split:
     """Choose the labelled cases among a fold's training cases; the rest of them are unlabelled.
+
+    For mixed supervision the labelled cases are dense, and the next ones of the draw are sparse. The draw does not look
+    at the labels: it says which cases shall be sparse, for instance those that `sparsify` then thins.
 
     The folds are those of splits_final.json, which is made as nnU-Net makes it where it is missing. Fold "all" has all
     cases; as in stock nnU-Net it validates on what it trains on with labels, for want of others: the labelled cases,
@@ -105,13 +127,14 @@ def make_split(
         raw_folder: of nnUNet_raw; read if nothing is preprocessed yet.
         dataset_json: content of the dataset's dataset.json.
         fold: a fold of splits_final.json, or "all".
-        num_labeled: how many cases keep their labels, at least 1.
+        num_labeled: how many cases keep their labels, at least 1; with `num_sparse`, how many are dense.
         seed: of the draw; None takes the first by name.
         group: regular expression whose first group, or else whose whole match, names the patient of an identifier.
             All cases of a patient are on the same side. Training cases of a patient who validates are left out.
+        num_sparse: how many labelled cases are sparse, at least 1; None: the split says nothing of dense and sparse.
 
     Raises:
-        SemiSupervisedError: fewer cases than `num_labeled`; whole patients that do not add up to it; an unknown fold;
+        SemiSupervisedError: fewer cases than asked for; whole patients that do not add up to it; an unknown fold;
             a `group` that is no expression, or does not match an identifier.
     """
     cases = labeled_identifiers(dataset_folder, raw_folder, dataset_json)
@@ -123,17 +146,20 @@ def make_split(
         if patient_of[case] not in validating:
             patients.setdefault(patient_of[case], []).append(case)
     num_available = sum(map(len, patients.values()))
-    if num_labeled > num_available:
-        raise SemiSupervisedError(
-            f"--labeled {num_labeled}: fold {fold} has {num_available} training cases; ask for at most that many"
-        )
+    asked = f"--labeled {num_labeled}" if num_sparse is None else f"--dense {num_labeled} --sparse {num_sparse}"
+    if num_labeled + (num_sparse or 0) > num_available:
+        raise SemiSupervisedError(f"{asked}: fold {fold} has {num_available} training cases; ask for at most that many")
     order = list(patients.values())
     if seed is not None:
         order = [order[index] for index in np.random.RandomState(seed).permutation(len(order))]
-    chosen = _first_that_add_up(order, num_labeled)
-    labeled = tuple(sorted(case for patient in chosen for case in patient))
+    first = _first_that_add_up(order, num_labeled, "--labeled" if num_sparse is None else "--dense")
+    others = [patient for patient in order if patient not in first]
+    second = [] if num_sparse is None else _first_that_add_up(others, num_sparse, "--sparse")
+    dense, sparse = (tuple(sorted(case for patient in chosen for case in patient)) for chosen in (first, second))
+    labeled = tuple(sorted({*dense, *sparse}))
     unlabeled = sorted({case for patient in order for case in patient} - set(labeled))
-    return Split(labeled, tuple(unlabeled), labeled if fold == "all" else tuple(sorted(val)))
+    split = Split(labeled, tuple(unlabeled), labeled if fold == "all" else tuple(sorted(val)))
+    return split if num_sparse is None else replace(split, dense=dense, sparse=sparse)
 
 
 def labeled_identifiers(dataset_folder: Path, raw_folder: Path, dataset_json: dict[str, Any]) -> list[str]:
@@ -204,7 +230,7 @@ def _patient(case: str, group: str | None) -> str:
     return match[1] if match.re.groups and match[1] is not None else match[0]
 
 
-def _first_that_add_up(groups: Sequence[list[str]], total: int) -> list[list[str]]:
+def _first_that_add_up(groups: Sequence[list[str]], total: int, option: str) -> list[list[str]]:
     """The first groups, in their order, whose sizes add up to `total`: each is taken where the rest can still do so."""
     # Bit n of reachable[i]: groups i, i+1, ... can add up to n.
     reachable = [1]
@@ -215,7 +241,7 @@ def _first_that_add_up(groups: Sequence[list[str]], total: int) -> list[list[str
         below = max(size for size in range(total) if reachable[0] >> size & 1)
         above = next(size for size in range(total, reachable[0].bit_length()) if reachable[0] >> size & 1)
         nearest = f"{below} or {above}" if below else f"{above}"
-        raise SemiSupervisedError(f"--labeled {total}: whole patients do not add up to it; ask for {nearest}")
+        raise SemiSupervisedError(f"{option} {total}: whole patients do not add up to it; ask for {nearest}")
     chosen = []
     for group, rest in zip(groups, reachable[1:], strict=True):
         if total >= len(group) and rest >> (total - len(group)) & 1:
@@ -226,6 +252,7 @@ def _first_that_add_up(groups: Sequence[list[str]], total: int) -> list[list[str
 
 def _split_from_json(entry: Any) -> Split:
     sides = {side: entry[side] for side in ("labeled", "unlabeled", "val")}
+    sides |= {side: entry.get(side, []) for side in _OPTIONAL}
     for cases in sides.values():
         if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
             raise TypeError

@@ -30,6 +30,7 @@ class Outline:
         n_structures: classes without background, or regions.
         patch_size: voxels per axis of a patch.
         level_strides: voxels of the patch per voxel of each level and axis, bottleneck first.
+        has_regions: outputs are overlapping regions, not classes.
         memory: bytes that the device has in all.
     """
 
@@ -38,6 +39,7 @@ class Outline:
     n_structures: int
     patch_size: tuple[int, ...]
     level_strides: tuple[tuple[int, ...], ...]
+    has_regions: bool = False
     memory: int = sys.maxsize
 
 
@@ -96,10 +98,16 @@ class Facts:
     def truth(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """nnU-Net's target at full resolution as 0 and 1 [B, C, *spatial], and where it is known, bool [B, 1, ...]."""
         if self.has_regions:
-            # With an ignore label the target has one channel more, which marks it.
-            return target[:, :classes].float(), (target[:, classes:] == 0).all(dim=1, keepdim=True)
-        known = torch.ones_like(target, dtype=torch.bool) if self.ignore_label is None else target != self.ignore_label
+            return target[:, :classes].float(), self.known(target, classes)
+        known = self.known(target, classes)
         return self._one_hot(torch.where(known, target, 0), classes) * known, known
+
+    def known(self, target: Tensor, classes: int) -> Tensor:
+        """Where nnU-Net's target, of any resolution, bears a label: bool [B, 1, *spatial]."""
+        if self.has_regions:
+            # With an ignore label the target has one channel more, which marks it.
+            return (target[:, classes:] == 0).all(dim=1, keepdim=True)
+        return torch.ones_like(target, dtype=torch.bool) if self.ignore_label is None else target != self.ignore_label
 
     def pseudo_truth(self, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """A label map [B, 1, *spatial] with negative values where it is unknown, in the form of `truth`."""
@@ -175,7 +183,8 @@ class Step:
             independent intensity draws.
         valid: False where a patch lies outside its image, [B, 1, *spatial]; None where nothing does.
         student: the network that is trained, with gradient.
-        teacher: its EMA copy, without gradient; present where the regularizer asks for it.
+        teacher: its EMA copy or the second decoder on its encoder, without gradient; present where the regularizer
+            asks for it.
         peer: the second network, with gradient; present where the regularizer asks for it.
         labeled: the labelled batch, whose supervised loss is not the regularizer's business; None in a pre-training
             without labels.
@@ -240,6 +249,9 @@ class Regularizer(nn.Module, ABC):
 
     needs_labeled_features: bool = False
     """Whether it asks for the student's features of the labelled batch."""
+
+    needs_second_decoder: bool = False
+    """Whether its teacher is a second decoder on the student's encoder, optimised as nnU-Net's own network."""
 
     rounds: RoundSettings | None = None
     """How often the unlabelled cases are predicted and stored as pseudo-labels; None: never."""

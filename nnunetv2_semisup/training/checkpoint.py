@@ -50,8 +50,14 @@ def restore(trainer: Any, section: Mapping[str, Any]) -> None:
         trainer.head_optimizer.load_state_dict(section["optimizers"]["heads"])
     if trainer.peer is not None:
         trainer.peer.load_state_dict(modules["peer"])
+    if trainer.teacher is not None and "teacher" not in modules:
+        raise SemiSupervisedError(
+            "the checkpoint holds no weights of the teacher's decoder, so this training cannot go on from it; continue "
+            "from another one, or start anew from its weights with -pretrained_weights"
+        )
     if "teacher" in modules:
-        trainer.teacher = make_teacher(unwrapped(trainer.network))
+        if trainer.teacher is None:
+            trainer.teacher = make_teacher(unwrapped(trainer.network))
         trainer.teacher.load_state_dict(modules["teacher"])
     trainer.optimizer_steps = section["optimizer_steps"]
     vars(trainer.cost).update(section["cost"])

@@ -1,4 +1,4 @@
-"""A second network beside nnU-Net's: built, supervised and optimised as the first."""
+"""A second network beside nnU-Net's, or a second decoder on its encoder: built and optimised as the first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_semisup.networks.second_decoder import on_one_encoder, own_parameters
 from nnunetv2_semisup.training.distributed import broadcast
 
 
@@ -16,12 +17,28 @@ def build_peer(trainer: Any) -> nn.Module:
     It becomes a further group of parameters of that optimiser, after the network's. Call it when the trainer's network
     and optimiser exist, inside the random streams that shall draw its weights.
     """
-    peer = new_network(trainer)
-    if isinstance(trainer.network, DistributedDataParallel):
-        peer = nn.SyncBatchNorm.convert_sync_batchnorm(peer)  # type: ignore[no-untyped-call]
-    broadcast(peer)
+    peer = _shared(trainer, new_network(trainer))
     trainer.optimizer.add_param_group({"params": list(peer.parameters())})
     return peer
+
+
+def build_second_decoder(trainer: Any) -> nn.Module:
+    """A network of the trainer's plans that has the encoder of the trainer's network, and a decoder of its own.
+
+    Its decoder becomes a further group of parameters of the trainer's optimiser; the encoder is in the first one. Call
+    it as `build_peer`.
+    """
+    network = on_one_encoder(trainer.network, _shared(trainer, new_network(trainer)))
+    trainer.optimizer.add_param_group({"params": own_parameters(network)})
+    return network
+
+
+def _shared(trainer: Any, network: nn.Module) -> nn.Module:
+    """With the same weights in every process, and as nnU-Net prepares its own network for several."""
+    if isinstance(trainer.network, DistributedDataParallel):
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    broadcast(network)
+    return network
 
 
 def new_network(trainer: Any) -> nn.Module:

@@ -87,6 +87,7 @@ def outline_of(
         len(structures_of(labels)),
         tuple(map(int, manager.patch_size)),
         tuple(reversed(strides)),
+        labels.has_regions,
         _memory_of(device),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -18,6 +18,7 @@ from torch import Tensor, autocast, nn
 from nnunetv2_semisup.configuration.auto import with_numbers
 from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
 from nnunetv2_semisup.configuration.sources import settings_for
+from nnunetv2_semisup.data.annotation import refuse_ignore_label
 from nnunetv2_semisup.data.loader import process_budget, start_loader, stop_loader
 from nnunetv2_semisup.data.random_streams import RandomStreams, seed_global
 from nnunetv2_semisup.data.selection import RunCases, select_cases
@@ -26,6 +27,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
 from nnunetv2_semisup.networks.features import forward_in_training, forward_with_features, unwrapped
+from nnunetv2_semisup.networks.second_decoder import own_parameters
 from nnunetv2_semisup.regularizers.base import Labeled, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
@@ -33,7 +35,7 @@ from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.facts import facts_of
-from nnunetv2_semisup.training.peer import build_peer
+from nnunetv2_semisup.training.peer import build_peer, build_second_decoder
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, outline_of
 from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
@@ -79,6 +81,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers:
             check_support(plans, configuration, device)
         self.requested = settings_for(self.settings_model(), self.method(), plans)
+        refuse_ignore_label(dataset_json)
         outline = outline_of(plans, configuration, dataset_json, device)
         for regularizer in self.regularizers:
             regularizer.check(self.requested, outline)
@@ -88,6 +91,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.cases = self.find_cases(place, plans, configuration, fold, need_unlabeled)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings: Settings = self.requested
+        self._looked_for_cases = need_unlabeled
         self.teacher: nn.Module | None = None
         self.peer: nn.Module | None = None
         self.heads = nn.ModuleList()
@@ -142,6 +146,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self._build_regularizers()
             if any(regularizer.needs_peer for regularizer in self._regularizers):
                 self.peer = build_peer(self)
+            if self._has_second_decoder:
+                self.teacher = build_second_decoder(self)
         self._plan_rounds()
 
     def _apply(self, training: TrainingSettings) -> None:
@@ -222,7 +228,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""
         if not self.was_initialized:
             self.initialize()
-        if self._draws_unlabeled and not self.cases.unlabeled:
+        if self.regularizers and not self._looked_for_cases:
             place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
             self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
         super().on_train_start()
@@ -240,14 +246,19 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             seed_global(self.settings.training.seed + self.local_rank)
 
     def _open_log(self) -> None:
-        terms = [name for regularizer in self._regularizers for name in regularizer.weights]
+        terms, signs = self.logged()
         columns = [f"{kind}/{name}" for kind in ("raw", "weighted", "grad") for name in terms]
-        columns += [f"sign/{name}" for regularizer in self._regularizers for name in regularizer.sign_names]
+        columns += [f"sign/{name}" for name in signs]
         pad_logger(self.logger.local_logger.my_fantastic_logging, columns, self.current_epoch)
         self._columns = columns
         if self.local_rank == 0:
             self.run_log = RunLog(Path(self.output_folder), columns)
             self.run_log.cut_back(self.current_epoch)
+
+    def logged(self) -> tuple[list[str], list[str]]:
+        """Names of all terms and of all signs of life, in the order of their columns."""
+        terms = [name for regularizer in self._regularizers for name in regularizer.weights]
+        return terms, [name for regularizer in self._regularizers for name in regularizer.sign_names]
 
     def _print_run(self) -> None:
         labeled, val = self._split or self.do_split()
@@ -259,22 +270,21 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimiser step on a labelled and, after the warm-up, an unlabelled batch."""
-        self.cost.count(len(batch["data"]) * (1 if self.peer is None else 2), gradient=True)
+        self.cost.count(len(batch["data"]), gradient=True)
         if not self.regularizers:
             return super().train_step(batch)  # type: ignore[no-any-return]
         self._zero_gradients()
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
-        factor = self._ramp_factor() if self._draws_unlabeled else 0.0
+        factor = self._ramp_factor()
         labeled = Labeled(data, target[0] if isinstance(target, list) else target)
-        if factor > 0 and self._reads_labeled_features:
+        draws = factor > 0 and self._draws_unlabeled
+        if draws and self._reads_labeled_features:
             loss = self._joint_backward(labeled, target, factor)
         else:
-            loss = self._supervised_backward(self._local_network, data, target)
-        if self.peer is not None:
-            self._supervised_backward(self.peer, data, target)
-        if factor > 0 and not self._reads_labeled_features:
-            self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
+            loss = self.labeled_backward(data, target, batch["keys"], factor)
+            if draws:
+                self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
         self._step_optimizers()
         return {"loss": loss.cpu().numpy()}
 
@@ -282,6 +292,24 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.optimizer.zero_grad(set_to_none=True)
         if self.head_optimizer is not None:
             self.head_optimizer.zero_grad(set_to_none=True)
+
+    def labeled_backward(self, data: Tensor, target: Any, keys: Sequence[str], factor: float) -> Tensor:
+        """Gradients of the labelled batch: nnU-Net's loss on every network that segments. Returns the first one's.
+
+        Args:
+            data: the batch [B, C, *spatial], on the device.
+            target: nnU-Net's, on the device; a list of resolutions with deep supervision.
+            keys: the case of each row.
+            factor: of the schedule, in [0, 1], for terms of a subclass on labelled rows.
+        """
+        loss = self._supervised_backward(self._local_network, data, target)
+        self._peer_backward(data, target)
+        return loss
+
+    def _peer_backward(self, data: Tensor, target: Any) -> None:
+        if self.peer is not None:
+            self.cost.count(len(data), gradient=True)
+            self._supervised_backward(self.peer, data, target)
 
     def _supervised_backward(self, network: nn.Module, data: Tensor, target: Any) -> Tensor:
         """nnU-Net's loss on the labelled batch. Its graph is gone before the unlabelled one is built."""
@@ -301,10 +329,11 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         labeled = replace(labeled, features=features.detach().requires_grad_())
         self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
         torch.autograd.backward([self._scaled(loss), features], [None, labeled.features.grad])
+        self._peer_backward(labeled.images, target)
         return loss.detach()  # type: ignore[no-any-return]
 
     def _unlabeled_backward(self, batch: dict[str, Any], labeled: Labeled | None, factor: float) -> Tensor:
-        loss = self._unlabeled_pass.backward(
+        return self._unlabeled_pass.backward(
             batch,
             labeled,
             Networks(unwrapped(self.network), self.teacher, self.peer),
@@ -316,12 +345,12 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             scaled=self._scaled,
             log_gradients=self._first_of_epoch,
         )
-        self._first_of_epoch = False
-        return loss
 
     def _step_optimizers(self) -> None:
         """Average over processes, clip networks and heads each apart, step all, move the teacher."""
         networks = [list(network.parameters()) for network in (self.network, self.peer) if network is not None]
+        if self._has_second_decoder and self.teacher is not None:
+            networks.append(own_parameters(self.teacher))
         heads = list(self.heads.parameters())
         average_gradients([*chain.from_iterable(networks), *heads])
         optimizers = [(self.optimizer, networks)]
@@ -339,12 +368,18 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.grad_scaler is not None:
             self.grad_scaler.update()
         self.optimizer_steps += 1
+        self._first_of_epoch = False
         if self.teacher is not None and self._ema_decay is not None:
             update_teacher(self.teacher, unwrapped(self.network), self._ema_decay, self.optimizer_steps)
 
     @property
     def _draws_unlabeled(self) -> bool:
-        return any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
+        has_terms = any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
+        return has_terms and bool(self.cases.unlabeled)
+
+    @property
+    def _has_second_decoder(self) -> bool:
+        return any(regularizer.needs_second_decoder for regularizer in self._regularizers)
 
     @property
     def _reads_labeled_features(self) -> bool:
@@ -406,7 +441,11 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        checkpoint.save_with_section(super().save_checkpoint, Path(filename), checkpoint.section_of(self))
+        checkpoint.save_with_section(super().save_checkpoint, Path(filename), self.section())
+
+    def section(self) -> dict[str, Any]:
+        """What our section of a checkpoint holds."""
+        return checkpoint.section_of(self)
 
     def case_lists(self) -> dict[str, list[str]]:
         """Identifiers of the run: "labeled", "val" and "unlabeled"."""

@@ -36,13 +36,37 @@ def chosen(wanted: Sequence[View], kinds: Sequence[View], views: Sequence[Tensor
     return tuple(left[kind].pop(0) for kind in wanted)
 
 
+def log_gradient_norms(
+    means: EpochMeans,
+    weighted: Mapping[str, Tensor],
+    tapped: Sequence[Tensor],
+    scaled: Callable[[Tensor], Tensor],
+    settled: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Add to the means, as grad/TERM, the norm of each weighted term's gradient at the tapped features and logits.
+
+    Args:
+        means: of the epoch.
+        weighted: the terms; one without a gradient is left out.
+        tapped: what the terms may read.
+        scaled: nnU-Net's loss scaling.
+        settled: squared norms of parts of terms whose backward has been done, by name.
+    """
+    squares = dict(settled or {})
+    for name, term in weighted.items():
+        if term.requires_grad:
+            _add_squares(squares, name, term, tapped, scaled)
+    for name, square in squares.items():
+        means.add(f"grad/{name}", square.sqrt())
+
+
 @dataclass(frozen=True)
 class Networks:
     """The networks of a training, without wrappers.
 
     Attributes:
         student: nnU-Net's own.
-        teacher: its EMA copy, where a regularizer asks for one.
+        teacher: its EMA copy or the second decoder on its encoder, where a regularizer asks for one.
         peer: the second network, where a regularizer asks for one.
     """
 
@@ -144,11 +168,7 @@ class UnlabeledPass:
                 for name, sign in outcome.signs.items():
                     self.means.add_known(f"sign/{name}", sign)
         if tapped is not None:
-            for name, term in weighted.items():
-                if term.requires_grad:
-                    _add_squares(squares, name, term, tapped, scaled)
-            for name, square in squares.items():
-                self.means.add(f"grad/{name}", square.sqrt())
+            log_gradient_norms(self.means, weighted, tapped, scaled, squares)
         loss = torch.stack(list(weighted.values())).sum()
         if loss.requires_grad:
             scaled(loss).backward()  # type: ignore[no-untyped-call]

@@ -39,6 +39,14 @@ def test_a_fold_is_written_and_printed(workspace, capsys):
     assert len(read(workspace, "other")["0"]["labeled"]) == 3
 
 
+def test_dense_and_sparse_cases_are_written_and_printed(workspace, capsys):
+    assert split("-f", "0", "--dense", "1", "--sparse", "2", "--first", "-o", "mixed") == 0
+    fold, train = read(workspace, "mixed")["0"], read(workspace, "final")[0]["train"]
+    assert (fold["dense"], fold["sparse"], fold["unlabeled"]) == (train[:1], train[1:3], train[3:])
+    assert fold["labeled"] == train[:3]
+    assert f"1 dense ({train[0]}), 2 sparse ({', '.join(train[1:3])}), 1 unlabelled" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
@@ -46,6 +54,11 @@ def test_a_fold_is_written_and_printed(workspace, capsys):
         (["-f", "5", "--labeled", "1"], "folds 0 to 4"),
         (["-f", "0", "--labeled", "1", "-o", "final"], "cannot name a split file"),
         (["-f", "0", "--labeled", "1", "--group", "x"], "does not match"),
+        (["-f", "0"], "--labeled N, or --dense N --sparse M"),
+        (["-f", "0", "--dense", "1"], "--labeled N, or --dense N --sparse M"),
+        (["-f", "0", "--labeled", "1", "--sparse", "1"], "--labeled N, or --dense N --sparse M"),
+        (["-f", "0", "--labeled", "1", "--dense", "1", "--sparse", "1"], "--labeled N, or --dense N --sparse M"),
+        (["-f", "0", "--dense", "2", "--sparse", "3"], "fold 0 has 4 training cases"),
     ],
 )
 def test_what_cannot_be_is_one_line(workspace, capsys, options, part):

@@ -75,6 +75,57 @@ def test_more_labelled_cases_than_exist_are_refused(folder):
         make(folder, labeled=17)
 
 
+def test_dense_cases_come_first_in_the_draw_and_sparse_ones_next(folder):
+    split = make(folder, seed=None, labeled=3, num_sparse=4)
+    train = sorted(split.labeled + split.unlabeled)
+    assert (split.dense, split.sparse) == (tuple(train[:3]), tuple(train[3:7]))
+    assert split.labeled == tuple(sorted(split.dense + split.sparse))
+    assert make(folder, seed=5, labeled=3).labeled == make(folder, seed=5, labeled=3, num_sparse=4).dense
+    draws = {make(folder, seed=seed, labeled=3, num_sparse=4).sparse for seed in range(10)}
+    assert len(draws) > 5
+
+
+def test_dense_and_sparse_cases_of_a_patient_stay_together(folder):
+    for seed in range(10):
+        split = make(folder, labeled=4, num_sparse=6, group="^[^_]+", seed=seed)
+        patients = [{case.split("_")[0] for case in cases} for cases in (split.dense, split.sparse, split.unlabeled)]
+        assert sum(map(len, patients)) == len(set().union(*patients))
+    with pytest.raises(SemiSupervisedError, match="--sparse 3: whole patients do not add up to it; ask for 2 or 4"):
+        make(folder, labeled=4, num_sparse=3, group="^[^_]+", fold="all")
+
+
+def test_more_dense_and_sparse_cases_than_exist_are_refused(folder):
+    assert make(folder, labeled=4, num_sparse=12).unlabeled == ()
+    with pytest.raises(SemiSupervisedError, match=r"--dense 4 --sparse 13: fold 0 has 16 training cases"):
+        make(folder, labeled=4, num_sparse=13)
+
+
+def test_dense_and_sparse_lists_are_written_where_there_are_any_and_read_again(folder):
+    split = make(folder, labeled=2, num_sparse=3)
+    write_split(folder, "mixed", 0, split)
+    write_split(folder, "mixed", 1, make(folder, fold=1, labeled=2))
+    content = json.loads(split_file(folder, "mixed").read_text())
+    assert content["0"].keys() == {"labeled", "unlabeled", "val", "dense", "sparse"}
+    assert content["1"].keys() == {"labeled", "unlabeled", "val"}
+    assert read_split(folder, "mixed", 0) == split
+    assert read_split(folder, "mixed", 1).sparse == ()
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"dense": [PATIENTS[0]], "sparse": [PATIENTS[0]]}, "is in dense and in sparse"),
+        ({"dense": [PATIENTS[5]]}, "is in dense or sparse and not in labeled"),
+        ({"sparse": "p0_a"}, "may hold two more: dense and sparse"),
+    ],
+)
+def test_dense_and_sparse_lists_that_cannot_be(folder, lists, message):
+    entry = {"labeled": PATIENTS[:2], "unlabeled": [], "val": PATIENTS[4:6]} | lists
+    split_file(folder, "bad").write_text(json.dumps({"0": entry}))
+    with pytest.raises(SemiSupervisedError, match=message):
+        read_split(folder, "bad", 0)
+
+
 @pytest.mark.parametrize("expression", ["^[^_]+", r"^(p\d+)_[ab]$"])
 @pytest.mark.parametrize("fold", [0, 1, 2, 3, 4, "all"])
 def test_patients_stay_together(folder, expression, fold):

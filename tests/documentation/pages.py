@@ -20,6 +20,7 @@ PAGES = (
     "docs/how-to/pretrain-and-fine-tune.md",
     "README.md",
     "docs/how-to/unlabeled-data.md",
+    "docs/how-to/annotate-sparsely.md",
     "docs/how-to/slurm-array.md",
     "docs/how-to/make-sparse-labels.md",
     "docs/how-to/run-a-benchmark.md",

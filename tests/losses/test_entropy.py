@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2_semisup.losses.cross_entropy import cross_entropy
 from nnunetv2_semisup.losses.entropy import entropy_loss, shannon_entropy
 from tests.losses.references import entropy_of, maps
 
@@ -91,6 +92,26 @@ def test_shannon_entropy_has_a_finite_gradient_at_exact_one_hot():
     assert (entropy == 0).all()
     entropy.sum().backward()
     assert torch.isfinite(p.grad).all()
+
+
+def test_undecided_voxels_are_left_alone_and_the_pull_is_strongest_at_0_82():
+    """|dH/dz| = p (1 - p) |z| of two classes: Liu et al. 2023 prefer that to pseudo-labels, which pull at any guess."""
+    z = torch.linspace(0, 6, 6001, dtype=torch.float64).requires_grad_()
+    (entropy_loss(z[:, None, None], regions=True) * len(z) * math.log(2)).backward()
+    p = z.detach().sigmoid()
+    torch.testing.assert_close(-z.grad, p * (1 - p) * z.detach())
+    assert z.grad[0] == 0
+    assert p[z.grad.abs().argmax()].item() == pytest.approx(0.824, abs=1e-3)
+
+
+def test_hard_pseudo_labels_minimise_the_min_entropy_which_is_at_most_shannons():
+    z = logits(2, 4, 50)
+    p = z.softmax(dim=1)
+    answer = torch.zeros_like(p).scatter_(1, p.argmax(dim=1, keepdim=True), 1)
+    min_entropy = -p.amax(dim=1).log()
+    torch.testing.assert_close(cross_entropy(z, answer), min_entropy.mean())
+    assert (min_entropy <= shannon_entropy(p) + 1e-12).all()
+    assert (shannon_entropy(p) <= math.log(4) + 1e-12).all()
 
 
 @pytest.mark.parametrize("regions", [False, True])

@@ -14,6 +14,7 @@ from nnunetv2_semisup.configuration.sources import merged, preset
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import Levels, forward_with_features
+from nnunetv2_semisup.networks.second_decoder import on_one_encoder
 from nnunetv2_semisup.regularizers.base import Facts, Labeled, Outline, Regularizer, Step
 from tests.networks.networks import plain
 
@@ -65,6 +66,9 @@ def step_of(
     if regularizer.ema_decay is not None and teacher is None:
         teacher = make_teacher(network)
 
+    if regularizer.needs_second_decoder and teacher is None:
+        teacher = on_one_encoder(network, network_of(regularizer.facts.dim, seed=9))
+
     def teach(x: Tensor, taps: Any) -> Any:
         with torch.no_grad():
             return forward_with_features(teacher, x, taps)
@@ -81,7 +85,7 @@ def step_of(
         views=views,
         valid=valid,
         student=partial(forward_with_features, network),
-        teacher=None if regularizer.ema_decay is None else teach,
+        teacher=teach if regularizer.needs_second_decoder or regularizer.ema_decay is not None else None,
         peer=None if peer is None else partial(forward_with_features, peer),
         labeled=labeled,
         pseudo_label=stored,

@@ -1,0 +1,68 @@
+"""A second decoder on a network's encoder."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_semisup.networks.features import unwrapped
+
+
+def on_one_encoder(network: nn.Module, other: nn.Module) -> nn.Module:
+    """Let `other`, a network of the same plans, keep its decoder and take the encoder of `network`; returns it.
+
+    nnU-Net's decoder holds a reference to its encoder, under which the encoder's weights stand in the state dict a
+    second time. Both references are set, so that there is one encoder, whatever trains it.
+    """
+    encoder: Any = unwrapped(network).encoder
+    other.encoder = encoder
+    other.decoder.encoder = encoder  # type: ignore[union-attr]  # nnU-Net's U-Nets have one
+    return other
+
+
+def own_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a network's decoder without those of the encoder, each once."""
+    shared = {id(parameter) for parameter in network.encoder.parameters()}  # type: ignore[union-attr]
+    return [parameter for parameter in network.parameters() if id(parameter) not in shared]
+
+
+class BothOutputs(NamedTuple):
+    """What two decoders say of one batch.
+
+    Attributes:
+        student: outputs of the student's decoder on all rows, full resolution first, with gradient.
+        teacher: the same of the teacher's, on the dense rows alone.
+        beyond: full-resolution logits of the teacher's decoder on the rows after them, without gradient; None where
+            there are none, or where they are not wanted.
+    """
+
+    student: list[Tensor]
+    teacher: list[Tensor]
+    beyond: Tensor | None
+
+
+def forward_both(student: nn.Module, teacher: nn.Module, x: Tensor, n_dense: int, beyond: bool) -> BothOutputs:
+    """Both decoders on one pass of the encoder that they share.
+
+    Args:
+        student: a U-Net of nnU-Net's, not wrapped.
+        teacher: from `on_one_encoder` with it.
+        x: images [B, C, *spatial], dense rows first.
+        n_dense: how many of them the teacher's decoder sees with gradient, at least 1.
+        beyond: whether it predicts the others too.
+    """
+    skips: list[Tensor] = student.encoder(x)  # type: ignore[operator]
+    theirs = _outputs(teacher, [skip[:n_dense] for skip in skips])
+    others = None
+    if beyond and n_dense < len(x):
+        with torch.no_grad():
+            others = _outputs(teacher, [skip[n_dense:] for skip in skips])[0]
+    return BothOutputs(_outputs(student, skips), theirs, others)
+
+
+def _outputs(network: nn.Module, skips: list[Tensor]) -> list[Tensor]:
+    """Of every resolution with deep supervision, else the one."""
+    outputs: Any = network.decoder(skips)  # type: ignore[operator]
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]

@@ -1,0 +1,246 @@
+"""Mixed supervision (Liu et al. 2023): a teacher's decoder from dense labels, a confident student from all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from nnunetv2_semisup.configuration.settings import DataSettings, Section, SemiSupervisedSettings, Weight
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.losses.consistency import mse_consistency
+from nnunetv2_semisup.losses.distillation import double_softmax_divergence, kl_divergence
+from nnunetv2_semisup.losses.entropy import entropy_loss
+from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
+from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, mean_confidence, overlap
+
+_TEACHER_SIGNS = ("agreement", "divergence")
+"""Signs of rows on which the student is taught."""
+
+DEPARTURE = 10.0
+"""Factor between the shares of foreground on weak and on dense patches above which the student counts as departed.
+
+Wide, since nnU-Net draws a third of the labelled patches around foreground and the unlabelled ones anywhere."""
+COPY = 0.01
+"""Divergence of the decoders, as a share of the student's entropy, below which they count as copies."""
+WINDOW = 5
+"""Epochs over which confidence and agreement are compared."""
+SURER, APART = 0.01, 0.1
+"""Rise of the confidence and fall of the agreement over the window that make an alarm together."""
+
+
+class MixedDataSettings(DataSettings):
+    """Which cases are used, and how many rows of a labelled batch are dense."""
+
+    dense_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Share of dense rows in a labelled batch where there are sparse cases; at least one row is dense, "
+        "and one sparse."
+    )
+
+
+class SecondDecoderSettings(Section):
+    """The teacher's decoder."""
+
+    weight: Weight = Field(description="Weight of nnU-Net's loss of its output on dense rows; 0: there is no teacher.")
+
+
+class SparseSettings(Section):
+    """Sparse labels."""
+
+    weight: Weight = Field(
+        description="Weight of a sparse row in the student's supervised loss, relative to that of a dense row."
+    )
+
+
+class DistillationSettings(Section):
+    """What the student learns from the teacher's decoder."""
+
+    weight: Weight = Field(description="Weight of the divergence of the student's prediction from the teacher's.")
+    domain: Literal["all", "dense"] = Field(
+        description="Rows that it is computed on: all (dense, sparse, unlabelled), or the dense ones alone."
+    )
+    form: Literal["kl", "brier", "legacy"] = Field(
+        description="kl: Kullback-Leibler divergence; brier: mean squared difference of the probabilities; legacy: as "
+        "the authors released it, on a softmax of probabilities and with gradient into the teacher."
+    )
+    direction: Literal["teacher_to_student", "student_to_teacher"] = Field(
+        description="Of the divergence of form kl: KL(teacher || student) or KL(student || teacher)."
+    )
+    view: Literal["same", "other"] = Field(
+        description="Intensity draw of the unlabelled patches that the teacher sees: the student's or another one."
+    )
+
+
+class ConfidenceSettings(Section):
+    """Certainty of the student."""
+
+    weight: Weight = Field(description="Weight of the mean entropy of its prediction, as a share of the maximum.")
+    domain: Literal["weak", "all"] = Field(
+        description="Rows that it is computed on: sparse and unlabelled ones, or the dense ones too."
+    )
+
+
+class MixedKDSettings(SemiSupervisedSettings):
+    """Settings of nnUNetTrainerMixedKD."""
+
+    data: MixedDataSettings
+    teacher: SecondDecoderSettings
+    sparse: SparseSettings
+    kd: DistillationSettings
+    entropy: ConfidenceSettings
+
+
+class MixedKD(Regularizer):
+    """Distillation from a second decoder, and confidence maximisation.
+
+    Liu, Desrosiers, Ben Ayed, Dolz, "Segmentation with mixed supervision: confidence maximization helps knowledge
+    distillation", Medical Image Analysis 83 (2023) 102670; Dolz et al., IPMI 2021. The teacher is a second decoder on
+    the student's encoder, supervised on dense rows alone. `forward` has the terms of unlabelled patches, `labeled` the
+    same terms of the labelled batch, from the outputs that its supervised losses read. Departures: the teacher is
+    detached and teaches on all rows (the paper: on dense ones, with gradient into both decoders; `kd.form` and
+    `kd.domain` bring that back); means over voxels in place of sums; a warm-up and a ramp.
+    """
+
+    Settings = MixedKDSettings
+
+    def __init__(self, settings: MixedKDSettings, facts: Facts) -> None:
+        """There are no heads."""
+        super().__init__(settings, facts)
+        self.views = ("stock",) if settings.kd.view == "same" else ("stock", "stock")
+        self.needs_second_decoder = settings.teacher.weight > 0
+        self.distils = settings.kd.weight > 0
+        self.teaches_everywhere = self.distils and settings.kd.domain == "all"
+        self.sign_names = ("foreground", "confidence", *_TEACHER_SIGNS * self.teaches_everywhere)
+        self._epochs: list[tuple[float, float]] = []
+
+    @classmethod
+    def check(cls, settings: MixedKDSettings, outline: Outline) -> None:
+        """A teacher that learns nothing has nothing to say; the released form knows no regions."""
+        if settings.kd.weight > 0 and settings.teacher.weight == 0:
+            raise SemiSupervisedError(
+                "kd.weight is above 0 and teacher.weight is 0, so the teacher would teach without having learned; set "
+                "kd.weight=0 as well, or teacher.weight=1"
+            )
+        if settings.kd.form == "legacy" and outline.has_regions:
+            raise SemiSupervisedError(
+                "kd.form = 'legacy' is a softmax over classes, and this dataset has regions; set kd.form=kl or brier"
+            )
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of the unlabelled patches."""
+        return {"kd": self.settings.kd.weight * self.teaches_everywhere, "entropy": self.settings.entropy.weight}
+
+    @property
+    def labeled_weights(self) -> Mapping[str, float]:
+        """Of the labelled batch."""
+        return {"kd_labeled": self.settings.kd.weight, "entropy_labeled": self.settings.entropy.weight}
+
+    @property
+    def labeled_sign_names(self) -> tuple[str, ...]:
+        """Signs that `labeled` adds to those of the unlabelled patches."""
+        return ("foreground_dense", *_TEACHER_SIGNS * (self.distils and not self.teaches_everywhere))
+
+    def forward(self, step: Step) -> Outcome:
+        """The terms of the unlabelled patches."""
+        student, _ = step.student(step.views[0], ())
+        terms, signs = {}, self._signs(student, step.valid)
+        if self.settings.entropy.weight > 0:
+            terms["entropy"] = entropy_loss(student, step.valid, regions=self.facts.has_regions)
+        if self.teaches_everywhere:
+            assert step.teacher is not None  # asked for
+            teacher, _ = step.teacher(step.views[-1], ())
+            terms["kd"] = self.distillation(student, teacher, step.valid)
+            signs |= self._signs_beside(student, teacher, step.valid)
+        return Outcome(terms, signs)
+
+    def labeled(self, student: Tensor, teacher: Tensor | None, n_dense: int) -> Outcome:
+        """The terms of a labelled batch. A term without a row is left out.
+
+        Args:
+            student: full-resolution logits [B, C, *spatial], dense rows first, with gradient.
+            teacher: the same of the teacher's decoder, of the dense rows at least; None without a teacher.
+            n_dense: number of dense rows, at least 1.
+        """
+        weak = student[n_dense:]
+        terms, signs = {}, {"foreground_dense": foreground_share(self.facts, student[:n_dense].detach(), None)}
+        if len(weak):
+            signs |= self._signs(weak, None)
+        if self.distils:
+            assert teacher is not None  # refused by `check`
+            taught = student if self.teaches_everywhere else student[:n_dense]
+            terms["kd_labeled"] = self.distillation(taught, teacher[: len(taught)])
+            signs |= self._signs_beside(taught, teacher[: len(taught)], None)
+        sure = student if self.settings.entropy.domain == "all" else weak
+        if self.settings.entropy.weight > 0 and len(sure):
+            terms["entropy_labeled"] = entropy_loss(sure, regions=self.facts.has_regions)
+        return Outcome(terms, signs)
+
+    def distillation(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+        """How far the student's logits are from the teacher's, in the form of the settings."""
+        form, regions = self.settings.kd.form, self.facts.has_regions
+        if form == "legacy":
+            return double_softmax_divergence(student, teacher, valid)
+        teacher = teacher.detach()
+        if form == "brier":
+            return mse_consistency(self.facts.probabilities(student), self.facts.probabilities(teacher), valid)
+        if self.settings.kd.direction == "student_to_teacher":
+            return kl_divergence(student, teacher, valid, regions)
+        return kl_divergence(teacher, student, valid, regions)
+
+    def _signs(self, student: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
+        """Of weak rows."""
+        student = student.detach()
+        return {
+            "foreground": foreground_share(self.facts, student, valid),
+            "confidence": mean_confidence(self.facts, student, valid),
+        }
+
+    def _signs_beside(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
+        """Of rows that are taught: overlap of the foregrounds, and divergence as a share of the student's entropy."""
+        student, teacher, regions = student.detach(), teacher.detach(), self.facts.has_regions
+        nats = entropy_loss(student, valid, regions) * math.log(2 if regions else student.shape[1])
+        divergence = kl_divergence(teacher, student, valid, regions) / nats.clamp_min(torch.finfo(nats.dtype).tiny)
+        values = overlap(self.facts, student, teacher, valid), divergence
+        return dict(zip(_TEACHER_SIGNS, values, strict=True))
+
+    def alarms(self, signs: Mapping[str, float]) -> list[str]:
+        """Collapse; departure of weak from dense; decoders that are copies; confidence without agreement."""
+        return [*self._collapse(signs), *self._copies(signs), *self._overconfidence(signs)]
+
+    def _collapse(self, signs: Mapping[str, float]) -> list[str]:
+        if "foreground" not in signs:
+            return []
+        weak, dense = signs["foreground"], signs.get("foreground_dense", 0.0)
+        found = foreground_alarm(weak, "lower entropy.weight")
+        if not found and dense > 0 and not dense / DEPARTURE <= weak <= dense * DEPARTURE:
+            found = [
+                f"the student predicts foreground in {weak:.2%} of the voxels of sparse and unlabelled patches, and in "
+                f"{dense:.2%} of the dense ones; unless the images differ like that, it drifts: lower entropy.weight, "
+                "or raise kd.weight with kd.domain=all"
+            ]
+        return found
+
+    def _copies(self, signs: Mapping[str, float]) -> list[str]:
+        if signs.get("divergence", 1.0) >= COPY:
+            return []
+        return [
+            f"the two decoders say the same (their divergence is {signs['divergence']:.1%} of the student's entropy), "
+            "so the teacher teaches nothing and the entropy acts alone; try kd.view=other"
+        ]
+
+    def _overconfidence(self, signs: Mapping[str, float]) -> list[str]:
+        if not {"confidence", "agreement"} <= signs.keys():
+            return []
+        self._epochs = [*self._epochs[-WINDOW:], (signs["confidence"], signs["agreement"])]
+        (confidence, agreement), (now, agrees) = self._epochs[0], self._epochs[-1]
+        if now - confidence < SURER or agreement - agrees < APART:
+            return []
+        return [
+            f"within {len(self._epochs) - 1} epochs the student grew surer ({confidence:.3f} to {now:.3f}) and agrees "
+            f"less with the teacher ({agreement:.2f} to {agrees:.2f}): it learns its own errors; lower entropy.weight"
+        ]

@@ -1,0 +1,90 @@
+"""A second decoder on one encoder, and one pass through both."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nnunetv2_semisup.networks.second_decoder import forward_both, on_one_encoder, own_parameters
+from tests.networks.networks import images, plain, residual
+
+pytestmark = pytest.mark.fast
+
+
+def two(build=plain, **options):
+    student = build(seed=0, **options)
+    return student, on_one_encoder(student, build(seed=1, **options))
+
+
+def decoder_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in network.decoder.state_dict().items() if not key.startswith("encoder.")}
+
+
+@pytest.mark.parametrize("build", [plain, residual])
+def test_property_3_there_is_one_encoder_and_every_parameter_is_counted_once(build):
+    student, teacher = two(build)
+    assert id(teacher.encoder) == id(teacher.decoder.encoder) == id(student.encoder) == id(student.decoder.encoder)
+    ours, theirs = list(student.parameters()), own_parameters(teacher)
+    assert len({id(p) for p in (*ours, *theirs)}) == len(ours) + len(theirs)
+    of_decoder = [p for name, p in student.decoder.named_parameters() if not name.startswith("encoder.")]
+    assert [p.shape for p in theirs] == [p.shape for p in of_decoder]
+    for (key, a), b in zip(decoder_of(student).items(), decoder_of(teacher).values(), strict=True):
+        assert "conv.weight" not in key or not torch.equal(a, b), key
+
+
+@pytest.mark.parametrize("build", [plain, residual])
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("deep", [False, True])
+def test_one_pass_equals_two(build, dim, deep):
+    student, teacher = two(build, dim=dim, deep_supervision=deep)
+    x = images(dim, batch=3)
+    both = forward_both(student, teacher, x, 2, beyond=True)
+    ours, theirs = student(x), teacher(x)
+    ours, theirs = (outputs if deep else [outputs] for outputs in (ours, theirs))
+    assert len(both.student) == len(both.teacher) == len(ours)
+    for mine, expected in zip(both.student, ours, strict=True):
+        assert torch.equal(mine, expected)
+    for mine, expected in zip(both.teacher, theirs, strict=True):
+        torch.testing.assert_close(mine, expected[:2])
+    torch.testing.assert_close(both.beyond, theirs[0][2:])
+
+
+@pytest.mark.parametrize("n_dense", [1, 2, 3])
+def test_property_12_the_teacher_sees_no_row_beyond_the_dense_ones_unless_it_is_asked(n_dense):
+    student, teacher = two()
+    seen: list[int] = []
+    teacher.decoder.stages[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    alone = forward_both(student, teacher, images(batch=3), n_dense, beyond=False)
+    assert seen == [n_dense]
+    assert alone.beyond is None
+    assert len(alone.student[0]) == 3
+    asked = forward_both(student, teacher, images(batch=3), n_dense, beyond=True)
+    assert seen == ([n_dense, n_dense, 3 - n_dense] if n_dense < 3 else [3, 3])
+    assert (asked.beyond is None) == (n_dense == 3)
+
+
+def test_the_teacher_has_gradient_on_dense_rows_alone():
+    student, teacher = two()
+    both = forward_both(student, teacher, images(batch=2), 1, beyond=True)
+    assert both.teacher[0].requires_grad
+    assert not both.beyond.requires_grad
+
+
+def test_training_one_decoder_moves_the_encoder_of_both():
+    student, teacher = two()
+    both = forward_both(student, teacher, images(), 2, beyond=False)
+    both.teacher[0].square().mean().backward()
+    assert all(p.grad is not None for p in student.encoder.parameters())
+    assert all(value.grad is None for value in student.decoder.seg_layers.parameters())
+
+
+def test_one_graph_without_breaks():
+    torch._dynamo.reset()
+    student, teacher = two()
+    compiled = torch.compile(forward_both, backend="eager", fullgraph=True)
+    x = images(batch=2)
+    both, expected = (call(student, teacher, x, 1, True) for call in (compiled, forward_both))
+    torch.testing.assert_close(both.student[0], expected.student[0])
+    torch.testing.assert_close(both.beyond, expected.beyond)
+    assert not both.beyond.requires_grad
