@@ -53,16 +53,16 @@ def scribbles(
         new = turn + draw_strokes(planes[index], in_plane, np.random.default_rng([entropy, index, turn]))
         np.minimum(drawn[index], new, out=drawn[index])
 
-    number, most = 1, np.count_nonzero(voxels.any(1))
+    number, most = 1, int(np.count_nonzero(voxels.any(1)))
     while True:
         chosen = _slices_with_every_class(voxels, values, number, offset)
         for index in chosen:
             if np.isinf(drawn[index]).all():
                 draw(index, 0)
-        found = np.count_nonzero(np.isfinite(drawn[chosen]))
+        found = int(np.count_nonzero(np.isfinite(drawn[chosen])))
         if found >= n_voxels or len(chosen) == most:
             break
-        number = max(len(chosen) + 1, len(chosen) * n_voxels // found)
+        number = int(max(len(chosen) + 1, len(chosen) * n_voxels // found))
     drawn[np.setdiff1d(np.arange(len(planes)), chosen)] = np.inf
     for turn in range(1, _ROUNDS):
         if found >= n_voxels:

@@ -185,7 +185,7 @@ class BIM(Regularizer):
         image = geometry(gamma_contrast(second, exponents))
         valid = geometry.valid(image) if step.valid is None else geometry(step.valid)
         _, (features,) = step.student(torch.cat([first, image]), [self.settings.clusters.tap])
-        moved, features = features.split(n)
+        moved, features = torch.split(features, n)
         moved = geometry(moved)
         size = features.shape[2:]
         if image.shape[2:] != size:
@@ -260,7 +260,7 @@ def _assign(head: ClusterHead, moved: Tensor, features: Tensor, valid: Tensor) -
     as a whole.
     """
     planes = max(SLAB_VOXELS // features.shape[3:].numel(), 1)
-    slabs = zip(*(x.split(planes, dim=2) for x in (moved, features, valid)), strict=True)
+    slabs = zip(*(torch.split(x, planes, dim=2) for x in (moved, features, valid)), strict=True)
     parts = [checkpoint(_assign_slab, head, *slab, use_reentrant=False, preserve_rng_state=False) for slab in slabs]
     joints, first, second = zip(*parts, strict=True)
     return torch.stack(joints).sum(0), torch.cat(first, dim=2), torch.cat(second, dim=2)

@@ -205,7 +205,8 @@ class MixedKD(Regularizer):
         student, teacher, regions = student.detach(), teacher.detach(), self.facts.has_regions
         nats = entropy_loss(student, valid, regions) * math.log(2 if regions else student.shape[1])
         divergence = kl_divergence(teacher, student, valid, regions) / nats.clamp_min(torch.finfo(nats.dtype).tiny)
-        values = overlap(self.facts, student, teacher, valid), divergence
+        ours, theirs = self.facts.foreground(student), self.facts.foreground(teacher)
+        values = overlap(ours, theirs, valid), divergence
         return dict(zip(_TEACHER_SIGNS, values, strict=True))
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:

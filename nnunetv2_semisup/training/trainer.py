@@ -326,9 +326,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         with self._autocast():
             outputs, features = self._forward_in_training(unwrapped(self.network), labeled.images)
             loss = self.loss(outputs, target)
-        labeled = replace(labeled, features=features.detach().requires_grad_())
-        self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
-        torch.autograd.backward([self._scaled(loss), features], [None, labeled.features.grad])
+        leaf = features.detach().requires_grad_()
+        self._unlabeled_backward(next(self.dataloader_unlabeled), replace(labeled, features=leaf), factor)
+        torch.autograd.backward([self._scaled(loss), features], [None, leaf.grad])
         self._peer_backward(labeled.images, target)
         return loss.detach()  # type: ignore[no-any-return]
 

@@ -15,10 +15,9 @@ from nnunetv2_semisup.losses.distillation import double_softmax_divergence, kl_d
 from nnunetv2_semisup.losses.entropy import entropy_loss
 from nnunetv2_semisup.networks.features import forward_with_features
 from nnunetv2_semisup.networks.second_decoder import on_one_encoder
-from nnunetv2_semisup.regularizers.base import Outline
 from nnunetv2_semisup.regularizers.mixedkd import COPY, DEPARTURE, WINDOW
 from nnunetv2_semisup.training.schedules import ramp_factor
-from tests.regularizers.toy_step import build, facts_of, network_of, random_views, step_of
+from tests.regularizers.toy_step import build, facts_of, network_of, outline_of, random_views, step_of
 
 pytestmark = pytest.mark.fast
 
@@ -228,8 +227,8 @@ def test_confidence_that_rises_while_agreement_falls_is_said_within_the_window_a
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(changes, regions, words):
-    settings = method(merged(changes, {})).settings
-    outline = Outline((2, 64, 512), 2, 3, has_regions=regions)
+    regularizer = method(merged(changes, {}))
+    settings, outline = regularizer.settings, replace(outline_of(regularizer.facts), has_regions=regions)
     if words is None:
         type(method()).check(settings, outline)
         return

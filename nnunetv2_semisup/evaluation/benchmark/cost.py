@@ -99,15 +99,17 @@ class _StandIn:
     def samples(self, regularizer: Regularizer, cases: int) -> float:
         """How many patches a step with so many unlabelled cases sends through student, teacher and peer."""
         counted: list[float] = []
+        has_teacher = regularizer.ema_decay is not None or regularizer.needs_second_decoder
         step = Step(
             views=tuple(self._zeros(cases, self.in_channels) for _ in regularizer.views),
             valid=None,
             student=self._network(counted),
-            teacher=self._network(counted) if regularizer.ema_decay is not None else None,
+            teacher=self._network(counted) if has_teacher else None,
             peer=self._network(counted) if regularizer.needs_peer else None,
             labeled=self._labeled(),
             pseudo_label=self._zeros(cases, 1).to(torch.int16) if regularizer.rounds is not None else None,
             progress=0.5,
+            number=0,
             generator=torch.Generator(),
             reduce=lambda tensor: tensor,
         )
@@ -128,10 +130,10 @@ class _StandIn:
         if self.facts.has_regions:
             channels = self.out_channels + (self.facts.ignore_label is not None)
         batch, levels = self.facts.batch_size, self.facts.levels
-        target = self._zeros(batch, channels).to(torch.int16)
-        # From the supervised pass, which is counted already.
-        features = self._zeros(batch, levels.channels[-1], levels.strides[-1])
-        return Labeled(self._zeros(batch, self.in_channels), target, features)
+        images = self._zeros(batch, self.in_channels)
+        # Features come from the supervised pass, which is counted already.
+        features = _zeros_for(images, levels.channels[-1], levels.strides[-1])
+        return Labeled(images, self._zeros(batch, channels).to(torch.int16), features)
 
     def _zeros(self, cases: int, channels: int) -> Tensor:
         return torch.zeros(cases, channels, *self.facts.patch_size)
