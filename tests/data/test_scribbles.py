@@ -69,6 +69,17 @@ def test_the_background_has_one_stroke_that_leaves_the_structures_alone(seed):
     assert np.count_nonzero(stroke) < 80 * 6
 
 
+def test_strokes_in_the_background_come_to_every_structure():
+    plane = two_structures()
+    visited = set()
+    for seed in range(40):
+        stroke = np.isfinite(draw_strokes(plane, (1.0, 1.0), np.random.default_rng(seed))) & (plane == 0)
+        pieces = label(plane > 0, connectivity=2)
+        near = [piece for piece in (1, 2, 3) if depth_inside(pieces != piece, (1.0, 1.0))[stroke].max(initial=0) < 35]
+        visited |= set(near)
+    assert visited == {1, 2, 3}
+
+
 def test_strokes_of_other_random_numbers_are_others():
     orders = [draw_strokes(two_structures(), (1.0, 1.0), np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert np.array_equal(orders[0], orders[1])
