@@ -69,7 +69,7 @@ def scribbles(
             break
         for index in chosen:
             draw(index, turn)
-        found = np.count_nonzero(np.isfinite(drawn))
+        found = int(np.count_nonzero(np.isfinite(drawn)))
     return _first(order, known, n_voxels)
 
 
@@ -139,7 +139,8 @@ def _path_around(
 ) -> Path:
     """Voxels [n, 2] of a piece of a line of equal distance, no longer than the slice's shorter side.
 
-    The distance is that from the structures, or where there are none from a random voxel.
+    The distance is that from the structures, or where there are none from a random voxel. Of several lines, around
+    several structures, a long one is more often taken.
     """
     origin = structures
     voxels = np.argwhere(background)
@@ -148,7 +149,9 @@ def _path_around(
         origin[tuple(voxels[rng.integers(len(voxels))])] = True
     distance = ndimage.distance_transform_edt(~origin, sampling=spacing)
     level = width + max(_FAR * float(distance.max()) - width, 0.0) * rng.random() ** 2
-    line = max(find_contours(distance, level), key=len, default=np.empty((0, 2)))
+    lines = find_contours(distance, level) or [np.empty((0, 2))]
+    points = np.array([max(len(line), 1) for line in lines])
+    line = lines[rng.choice(len(lines), p=points / points.sum())]
     start = rng.integers(len(line)) if len(line) else 0
     is_closed = len(line) > 1 and bool((line[0] == line[-1]).all())
     line = np.roll(line[:-1], -start, axis=0) if is_closed else line[start:]

@@ -69,6 +69,15 @@ def test_the_background_has_one_stroke_that_leaves_the_structures_alone(seed):
     assert np.count_nonzero(stroke) < 80 * 6
 
 
+def test_strokes_in_the_background_come_to_small_structures_too():
+    plane = two_structures()
+    pieces = label(plane > 0, connectivity=2)
+    smallest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmin()
+    from_it = depth_inside(~smallest, (1.0, 1.0))
+    strokes = (draw_strokes(plane, (1.0, 1.0), np.random.default_rng(seed)) for seed in range(60))
+    assert any(from_it[np.isfinite(order) & (plane == 0)].max() < 8 for order in strokes)
+
+
 def test_strokes_of_other_random_numbers_are_others():
     orders = [draw_strokes(two_structures(), (1.0, 1.0), np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert np.array_equal(orders[0], orders[1])
