@@ -12,8 +12,8 @@ Sums of a map of features over the voxels of each class, one forward and backwar
     scatter    voxels added to classes along space, channel by channel
 
 The formulations take turns within a round; shown is the median over rounds, and as ratio the median of the ratios
-within rounds. On a CPU times are those of the process, which a busy machine disturbs least. Memory is the peak that torch's profiler counts above the features
-and their gradient, as a share of the features.
+within rounds. On a CPU times are those of the process, which a busy machine disturbs least. Memory is the peak that
+torch's profiler counts above the features and their gradient, as a share of the features.
 
 The share: head, contrast and signs of a step's labelled and unlabelled patches with the method's default settings,
 forward and backward down to the features, in turn with the supervised step of the stock trainer.

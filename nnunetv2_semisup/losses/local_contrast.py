@@ -112,7 +112,7 @@ def voxel_vectors(features: Tensor, index: Tensor) -> Tensor:
     """
     channels = features.shape[1]
     found = features.flatten(2).gather(2, index.flatten(1).unsqueeze(1).expand(-1, channels, -1))
-    return found.transpose(1, 2).unflatten(1, tuple(index.shape[1:]))
+    return found.transpose(1, 2).reshape(*index.shape, channels)
 
 
 def class_means(features: Tensor, voxels: ClassVoxels) -> Tensor:
@@ -278,7 +278,7 @@ class _ClassSums(torch.autograd.Function):
         numbers = torch.arange(count, device=classes.device).unsqueeze(1)
         sums = torch.zeros(len(features), count, features.shape[1], dtype=dtype, device=features.device)
         chunk = max(_CHUNK // max(len(features) * count, 1), 1)
-        for values, members in zip(features.split(chunk, dim=2), classes.split(chunk, dim=1), strict=True):
+        for values, members in zip(torch.split(features, chunk, 2), torch.split(classes, chunk, 1), strict=True):
             inside = values.to(dtype).masked_fill((members < 0).unsqueeze(1), 0)
             sums.baddbmm_((members.unsqueeze(1) == numbers).to(dtype), inside.transpose(1, 2))
         return sums

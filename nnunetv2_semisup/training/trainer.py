@@ -298,9 +298,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         with self._autocast():
             outputs, features = self._forward_in_training(unwrapped(self.network), labeled.images)
             loss = self.loss(outputs, target)
-        labeled = replace(labeled, features=features.detach().requires_grad_())
-        self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
-        torch.autograd.backward([self._scaled(loss), features], [None, labeled.features.grad])
+        tapped = features.detach().requires_grad_()
+        self._unlabeled_backward(next(self.dataloader_unlabeled), replace(labeled, features=tapped), factor)
+        torch.autograd.backward([self._scaled(loss), features], [None, tapped.grad])
         return loss.detach()  # type: ignore[no-any-return]
 
     def _unlabeled_backward(self, batch: dict[str, Any], labeled: Labeled | None, factor: float) -> Tensor:
