@@ -99,7 +99,7 @@ class LocalContrast(Regularizer):
                 "is left to contrast it with; use 'auto' or true"
             )
         width, patches = settings.embedding.width, 2 * outline.batch_size
-        # The convolution's output and the normalised one, in half precision on a GPU and in float32 on a CPU.
+        # At the least: the convolution's output and the normalised one, in half precision.
         needed = 2 * 2 * patches * width * outline.level_voxels[TAP]
         if needed > outline.memory:
             raise SemiSupervisedError(
