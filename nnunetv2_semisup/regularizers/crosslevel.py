@@ -19,6 +19,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.losses.info_nce import Norm, info_nce
 from nnunetv2_semisup.losses.masking import masked, masked_mean
+from nnunetv2_semisup.losses.precision import without_autocast
 from nnunetv2_semisup.networks.heads import ProjectionHead
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.cells import CellsSettings, boxed
@@ -149,8 +150,7 @@ class CrossLevel(Regularizer):
         """Refuse plans without cells, cells that leave nothing to contrast or compare, and a phase without a term."""
         cells = settings.cells.check(outline)
         _check_margin(settings.consistency.margin, cells[0], outline.patch_size)
-        if settings.contrast.weight > 0:
-            _check_sites(settings.contrast, cells, outline)
+        _check_sites(settings.contrast, cells, outline)
         weights = settings.contrast.weight, settings.consistency.weight
         if settings.phases.form == "contrast_first" and min(weights) == 0 < max(weights):
             raise SemiSupervisedError(
@@ -259,15 +259,13 @@ class CrossLevel(Regularizer):
         else:
             negatives, apart = cells, self._sites.apart[shown][:, shown] & counted[:, None]
         term = info_nce(anchors, cells, negatives, apart, settings.temperature, settings.norm, counted)
-        with torch.no_grad():
-            a, p, n = (F.normalize(x.detach(), dim=-1) for x in (anchors, cells, negatives))
-            chance = (1 + apart.sum(dim=-1)).float().log()
-            signs = (
-                masked_mean((a * p).sum(dim=-1)[:, None], counted[:, None]),
-                masked_mean((a @ n.transpose(1, 2))[:, None], (apart & counted[..., None])[:, None]),
-                term.detach() / masked_mean(chance[:, None], counted[:, None]).clamp_min(1e-6),
-            )
-        return term, dict(zip(CONTRAST_SIGNS, signs, strict=True))
+        with torch.no_grad(), without_autocast(patch):
+            a, p, n = (F.normalize(x, dim=-1) for x in (anchors, cells, negatives))
+            positive = masked_mean((a * p).sum(dim=-1)[:, None], counted[:, None])
+            negative = masked_mean((a @ n.transpose(1, 2))[:, None], (apart & counted[..., None])[:, None])
+            chance = masked_mean((1 + apart.sum(dim=-1)).float().log()[:, None], counted[:, None])
+            share = term / chance.clamp_min(1e-6)
+        return term, dict(zip(CONTRAST_SIGNS, (positive, negative, share), strict=True))
 
     def _agreement(self, reference: Tensor, valid: Tensor | None, seen: Sequence[_Seen]) -> dict[str, Tensor]:
         """The signs named in AGREEMENT: what the patch's logits say, and how far the cells' agree with them."""

@@ -334,9 +334,6 @@ def test_row14_what_leaves_nothing_to_compare_is_refused_with_the_reason():
     assert f"has {32**3} sites there" in message
     assert "4.0 GB" in message
     assert "phases.form" in refused(merged(CONTRAST, {"phases": {"form": "contrast_first"}}), **good)
-    # Nothing is asked of sites that are not used.
-    _, regularizer = toy(merged(CONSISTENCY, {"contrast": {"sites": "cells"}}))
-    CrossLevel.check(regularizer.settings, replace(outline_of(regularizer.facts), **odd))
 
 
 @fast
