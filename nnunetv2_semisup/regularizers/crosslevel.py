@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunetv2_semisup.configuration.settings import Auto, Count, Section, SemiSupervisedSettings, Share, Weight
-from nnunetv2_semisup.data.cells import Cell, cells_per_axis, place_cells
+from nnunetv2_semisup.data.cells import Cell
 from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.losses.info_nce import Norm, info_nce
 from nnunetv2_semisup.losses.masking import masked, masked_mean
+from nnunetv2_semisup.losses.precision import without_autocast
 from nnunetv2_semisup.networks.heads import ProjectionHead
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
+from nnunetv2_semisup.regularizers.cells import CellsSettings, boxed
 from nnunetv2_semisup.regularizers.phases import switch_epoch
 from nnunetv2_semisup.regularizers.signs import AGREEMENT, foreground_alarm, foreground_share
 from nnunetv2_semisup.regularizers.sites import Sites
@@ -32,6 +34,8 @@ FEWEST_SITES = 256
 """Sites on a patch that "auto" asks for: so many negatives, less one, has an anchor."""
 MOST_SITES = 4096
 """Every site is compared with every other: a table of so many squared takes 64 MB for each sample."""
+FEWEST_SAMPLES = 2
+"""That go through the network at once: on a CPU, torch convolves a batch of one sample several times slower."""
 NEAR = 0.05
 """Distance at which a sign of life counts as at its limit."""
 CONTRAST_SIGNS = ("positive_cosine", "negative_cosine", "share_of_chance")
@@ -54,16 +58,6 @@ class PhasesSettings(Section):
     )
 
 
-class CellsSettings(Section):
-    """Cells of a patch."""
-
-    per_axis: list[Annotated[int, Field(ge=1, le=2)]] | Auto = Field(
-        description="Cells per axis, 1 or 2. Their edges are multiples of the network's stride and at least half of "
-        'the patch, so that they may overlap. "auto": 2, but 1 along an axis where the patch is less than a third of '
-        "its longest edge."
-    )
-
-
 class ContrastSettings(Section):
     """Agreement of the embeddings of a patch and of its cells."""
 
@@ -79,6 +73,14 @@ class ContrastSettings(Section):
         f'coarsest level with at least {FEWEST_SITES} sites on a patch. "cells": one for each cell (the paper).'
     )
     dimensions: Count = Field(description="Length of an embedding.")
+
+    def sites_for(self, level_voxels: Sequence[int]) -> int | Literal["cells"]:
+        """The level on whose grid the sites lie, of a network with so many voxels of a patch at each level."""
+        if self.sites != "auto":
+            return self.sites
+        levels = len(level_voxels)
+        level = next((level for level, voxels in enumerate(level_voxels) if voxels >= FEWEST_SITES), levels - 1)
+        return BOTTLENECK if level == BOTTLENECK else level - levels
 
 
 class ConsistencySettings(Section):
@@ -135,8 +137,7 @@ class CrossLevel(Regularizer):
         if settings.phases.form == "contrast_first":
             self._switch = switch_epoch(facts.num_epochs, settings.schedule.warmup, settings.phases.switch)
             self.gradient_views = 1
-        self._cells = _cells(settings, facts.patch_size, facts.levels.strides[0])
-        self._inner = [cell.without_margin(settings.consistency.margin, facts.patch_size) for cell in self._cells]
+        self._cells = settings.cells.place(facts.patch_size, facts.levels.strides[0])
         stride = None if contrast.sites == "cells" else facts.levels.strides[int(contrast.sites)]
         self._sites = Sites(self._cells, facts.patch_size, stride)
         self.sign_names: Sequence[str] = AGREEMENT
@@ -147,9 +148,9 @@ class CrossLevel(Regularizer):
     @classmethod
     def check(cls, settings: CrossLevelSettings, outline: Outline) -> None:
         """Refuse plans without cells, cells that leave nothing to contrast or compare, and a phase without a term."""
-        _check_cells(settings, outline)
-        if settings.contrast.weight > 0:
-            _check_sites(settings, outline)
+        cells = settings.cells.check(outline)
+        _check_margin(settings.consistency.margin, cells[0], outline.patch_size)
+        _check_sites(settings.contrast, cells, outline)
         weights = settings.contrast.weight, settings.consistency.weight
         if settings.phases.form == "contrast_first" and min(weights) == 0 < max(weights):
             raise SemiSupervisedError(
@@ -160,10 +161,12 @@ class CrossLevel(Regularizer):
     @classmethod
     def resolve(cls, settings: CrossLevelSettings, facts: Facts) -> CrossLevelSettings:
         """Cells from the patch, sites from the network's levels."""
-        sites = _sites(settings, [_count(facts.patch_size, stride) for stride in facts.levels.strides])
-        contrast = settings.contrast.model_copy(update={"sites": sites})
-        cells = settings.cells.model_copy(update={"per_axis": _per_axis(settings, facts.patch_size)})
-        return settings.model_copy(update={"cells": cells, "contrast": contrast})
+        voxels = [
+            math.prod(size // step for size, step in zip(facts.patch_size, stride, strict=True))
+            for stride in facts.levels.strides
+        ]
+        contrast = settings.contrast.model_copy(update={"sites": settings.contrast.sites_for(voxels)})
+        return settings.model_copy(update={"cells": settings.cells.resolved(facts.patch_size), "contrast": contrast})
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -179,16 +182,13 @@ class CrossLevel(Regularizer):
             logits, (features,) = step.student(patch, (TAP,))
         reference = logits.detach()
         with torch.set_grad_enabled("consistency" in wanted):
-            seen = [
-                self._see(step, index, image, reference, valid, share)
-                for index, share in enumerate(self._shares(valid))
-            ]
+            seen = [self._see(step, cells, image, reference, valid) for cells in self._groups(len(image))]
         terms, signs = {}, self._agreement(reference, valid, seen)
         if "contrast" in wanted:
             terms["contrast"], found = self._contrast(features, valid, seen)
             signs |= found
         if "consistency" in wanted:
-            terms["consistency"] = torch.stack([cell.consistency for cell in seen]).sum()
+            terms["consistency"] = torch.stack([group.consistency for group in seen]).sum()
         return Outcome(terms, signs)
 
     def _wanted(self, progress: float) -> set[str]:
@@ -210,29 +210,38 @@ class CrossLevel(Regularizer):
                 valid = torch.cat([valid, torch.ones_like(labeled[:, :1], dtype=torch.bool)])
         return patch, image, valid
 
-    def _shares(self, valid: Tensor | None) -> Sequence[Tensor | float]:
-        """Of the cells in the consistency, which is a mean over the valid voxels of all of them."""
-        if valid is None:
-            return [1 / len(self._cells)] * len(self._cells)
-        counts = torch.stack([inner(cell(valid)).sum() for cell, inner in zip(self._cells, self._inner, strict=True)])
-        return list(counts / counts.sum().clamp_min(1))
+    def _groups(self, batch_size: int) -> Sequence[Sequence[Cell]]:
+        """Cells that go through the network at once: one, or two where each is a single sample."""
+        size = max(FEWEST_SAMPLES // batch_size, 1)
+        return [self._cells[first : first + size] for first in range(0, len(self._cells), size)]
 
-    def _see(
-        self, step: Step, index: int, image: Tensor, reference: Tensor, valid: Tensor | None, share: Tensor | float
-    ) -> _Seen:
-        """One cell through the network, compared with the patch's logits. No other cell's graph is alive."""
-        cell, inner = self._cells[index], self._inner[index]
-        logits, (features,) = step.student(cell(image), (TAP,))
-        reference, valid = cell(reference), None if valid is None else cell(valid)
+    def _see(self, step: Step, cells: Sequence[Cell], image: Tensor, reference: Tensor, valid: Tensor | None) -> _Seen:
+        """A few cells through the network, compared with the patch's logits. No other cell's graph is alive."""
+        logits, (features,) = step.student(_cut(cells, image), (TAP,))
+        theirs, known = _cut(cells, reference), None if valid is None else _cut(cells, valid)
         consistency = logits.new_zeros(())
         if torch.is_grad_enabled():
-            p, target = (self.facts.probabilities(inner(x)) for x in (logits, reference))
-            difference = mse_consistency(p, target, None if valid is None else inner(valid))
-            consistency = step.settle("consistency", share * difference)
+            p, target = (self.facts.probabilities(self._inside(cells, x)) for x in (logits, theirs))
+            difference = mse_consistency(p, target, None if known is None else self._inside(cells, known))
+            consistency = step.settle("consistency", self._share(cells, valid) * difference)
         with torch.no_grad():
-            ours, theirs = (masked(self.facts.foreground(x).float(), valid) for x in (logits, reference))
-            foregrounds = torch.stack([(ours * theirs).sum(), ours.sum(), theirs.sum()])
-            return _Seen(consistency, foregrounds, *self._sites.of_cell(features, valid))
+            first, second = (masked(self.facts.foreground(x).float(), known) for x in (logits, theirs))
+            foregrounds = torch.stack([(first * second).sum(), first.sum(), second.sum()])
+            sites = self._sites.of_cell(features, known)
+            return _Seen(consistency, foregrounds, *(torch.cat(x.chunk(len(cells)), dim=-1) for x in sites))
+
+    def _inside(self, cells: Sequence[Cell], maps: Tensor) -> Tensor:
+        """What the margin leaves of maps [cells * B, C, *edge]."""
+        margin, patch_size = self.settings.consistency.margin, self.facts.patch_size
+        crops = zip(cells, maps.chunk(len(cells)), strict=True)
+        return torch.cat([cell.without_margin(margin, patch_size)(crop) for cell, crop in crops])
+
+    def _share(self, cells: Sequence[Cell], valid: Tensor | None) -> Tensor | float:
+        """Of these cells in the consistency, which is a mean over the valid voxels of all."""
+        if valid is None:
+            return len(cells) / len(self._cells)
+        own, total = (self._inside(some, _cut(some, valid)).sum() for some in (cells, self._cells))
+        return own / total.clamp_min(1)
 
     def _contrast(
         self, features: Tensor, valid: Tensor | None, seen: Sequence[_Seen]
@@ -242,27 +251,25 @@ class CrossLevel(Regularizer):
         means, known = self._sites.of_patch(features, valid)
         patch = self.head(means)
         with torch.no_grad():
-            cells = self.head(torch.cat([cell.means for cell in seen], dim=-1))
+            cells = self.head(torch.cat([group.means for group in seen], dim=-1))
         anchors = patch.index_select(1, shown)
-        counted = known[:, shown] & torch.cat([cell.known for cell in seen], dim=-1)
+        counted = known[:, shown] & torch.cat([group.known for group in seen], dim=-1)
         if settings.negatives == "image":
             negatives, apart = patch, self._sites.apart[shown] & known[:, None]
         else:
             negatives, apart = cells, self._sites.apart[shown][:, shown] & counted[:, None]
         term = info_nce(anchors, cells, negatives, apart, settings.temperature, settings.norm, counted)
-        with torch.no_grad():
-            a, p, n = (F.normalize(x.detach(), dim=-1) for x in (anchors, cells, negatives))
-            chance = (1 + apart.sum(dim=-1)).float().log()
-            signs = (
-                masked_mean((a * p).sum(dim=-1)[:, None], counted[:, None]),
-                masked_mean((a @ n.transpose(1, 2))[:, None], (apart & counted[..., None])[:, None]),
-                term.detach() / masked_mean(chance[:, None], counted[:, None]).clamp_min(1e-6),
-            )
-        return term, dict(zip(CONTRAST_SIGNS, signs, strict=True))
+        with torch.no_grad(), without_autocast(patch):
+            a, p, n = (F.normalize(x, dim=-1) for x in (anchors, cells, negatives))
+            positive = masked_mean((a * p).sum(dim=-1)[:, None], counted[:, None])
+            negative = masked_mean((a @ n.transpose(1, 2))[:, None], (apart & counted[..., None])[:, None])
+            chance = masked_mean((1 + apart.sum(dim=-1)).float().log()[:, None], counted[:, None])
+            share = term / chance.clamp_min(1e-6)
+        return term, dict(zip(CONTRAST_SIGNS, (positive, negative, share), strict=True))
 
     def _agreement(self, reference: Tensor, valid: Tensor | None, seen: Sequence[_Seen]) -> dict[str, Tensor]:
         """The signs named in AGREEMENT: what the patch's logits say, and how far the cells' agree with them."""
-        both, ours, theirs = torch.stack([cell.foregrounds for cell in seen]).sum(dim=0)
+        both, ours, theirs = torch.stack([group.foregrounds for group in seen]).sum(dim=0)
         share = foreground_share(self.facts, reference, valid)
         return dict(zip(AGREEMENT, (share, 2 * both / (ours + theirs).clamp_min(1)), strict=True))
 
@@ -288,8 +295,14 @@ class CrossLevel(Regularizer):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is kept of a cell: its part of the consistency, voxels of foreground (common, its own, the patch's), and the
-    means of its features over its sites [B, C, n] with which of them are known [B, n]."""
+    """What is kept of cells that went through the network at once.
+
+    Attributes:
+        consistency: their part of the term.
+        foregrounds: voxels of foreground: common, the cells' and the patch's.
+        means: of the features over the cells' sites, [B, C, n], without gradient.
+        known: which of the sites have a valid voxel, [B, n].
+    """
 
     consistency: Tensor
     foregrounds: Tensor
@@ -297,68 +310,25 @@ class _Seen:
     known: Tensor
 
 
-def _per_axis(settings: CrossLevelSettings, patch_size: Sequence[int]) -> Sequence[int]:
-    return cells_per_axis(patch_size) if settings.cells.per_axis == "auto" else settings.cells.per_axis
+def _cut(cells: Sequence[Cell], maps: Tensor) -> Tensor:
+    """Crops of maps [B, C, *patch], [cells * B, C, *edge]."""
+    return torch.cat([cell(maps) for cell in cells])
 
 
-def _cells(settings: CrossLevelSettings, patch_size: Sequence[int], stride: Sequence[int]) -> tuple[Cell, ...]:
-    return place_cells(patch_size, stride, _per_axis(settings, patch_size))
-
-
-def _count(size: Sequence[int], stride: Sequence[int]) -> int:
-    """Boxes of this size in a box of that."""
-    return math.prod(n // step for n, step in zip(size, stride, strict=True))
-
-
-def _sites(settings: CrossLevelSettings, level_voxels: Sequence[int]) -> int | Literal["cells"]:
-    """The level whose grid the sites lie on."""
-    chosen = settings.contrast.sites
-    if chosen != "auto":
-        return chosen
-    levels = len(level_voxels)
-    level = next((level for level, voxels in enumerate(level_voxels) if voxels >= FEWEST_SITES), levels - 1)
-    return BOTTLENECK if level == BOTTLENECK else level - levels
-
-
-def _check_cells(settings: CrossLevelSettings, outline: Outline) -> None:
-    """Refuse plans and settings that leave no two levels."""
-    patch_size, stride = outline.patch_size, outline.level_strides[0]
-    per_axis = _per_axis(settings, patch_size)
-    given = f"a patch of {_x(patch_size)} voxels and a network of stride {_x(stride)}"
-    if len(per_axis) != len(patch_size):
+def _check_margin(margin: int, cell: Cell, patch_size: Sequence[int]) -> None:
+    """Refuse a margin of cells of this size beyond which nothing is left."""
+    most = min(edge for edge, size in zip(cell.edge, patch_size, strict=True) if edge < size) - 1
+    if margin > most:
         raise SemiSupervisedError(
-            f"cells.per_axis = {per_axis} is not allowed: a patch has {len(patch_size)} axes; give a number for each"
-        )
-    if any(size % step for size, step in zip(patch_size, stride, strict=True)):
-        raise SemiSupervisedError(
-            f"{given} cannot be divided into cells, since the patch is no multiple of the stride; change patch_size in "
-            "the plans"
-        )
-    cells = _cells(settings, patch_size, stride)
-    if len(cells) == 1:
-        raise SemiSupervisedError(
-            f"{given} leave a single cell, the patch itself, with cells.per_axis = {per_axis}; use 2 along an axis of "
-            "at least twice the stride, or plan with larger patches"
-        )
-    if _count(cells[0].edge, stride) == 1:
-        raise SemiSupervisedError(
-            f"{given} leave cells of {_x(cells[0].edge)} voxels, a single voxel at the bottleneck, which instance "
-            "normalisation refuses; set cells.per_axis to 1 along an axis, or plan with larger patches"
-        )
-    margin = settings.consistency.margin
-    split = [edge for edge, size in zip(cells[0].edge, patch_size, strict=True) if edge < size]
-    if margin >= min(split):
-        raise SemiSupervisedError(
-            f"consistency.margin = {margin} is not allowed: cells have {_x(cells[0].edge)} voxels, and nothing would "
-            f"be left of them; allowed is up to {min(split) - 1}"
+            f"consistency.margin = {margin} is not allowed: cells have {boxed(cell.edge)} voxels, and nothing would be "
+            f"left of them; allowed is up to {most}"
         )
 
 
-def _check_sites(settings: CrossLevelSettings, outline: Outline) -> None:
+def _check_sites(contrast: ContrastSettings, cells: Sequence[Cell], outline: Outline) -> None:
     """Refuse a contrast without negatives, and one with too many."""
-    sites = _sites(settings, outline.level_voxels)
+    sites = contrast.sites_for(outline.level_voxels)
     if sites == "cells":
-        cells = _cells(settings, outline.patch_size, outline.level_strides[0])
         if all(a.shares_voxels(b) for a in cells for b in cells):
             raise SemiSupervisedError(
                 'contrast.sites = "cells" is not allowed: every two cells of these plans share voxels, so nothing is '
@@ -372,7 +342,3 @@ def _check_sites(settings: CrossLevelSettings, outline: Outline) -> None:
             f"contrast.sites = {sites} is not allowed: a patch has {count} sites there, and comparing each with every "
             f'other takes {4 * count**2 / 2**30:.1f} GB for each sample; take a coarser level, or "auto"'
         )
-
-
-def _x(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))

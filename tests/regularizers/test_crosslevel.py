@@ -219,10 +219,11 @@ def test_row11_a_pointwise_network_agrees_with_itself_on_the_same_view(form):
 
 @fast
 @pytest.mark.parametrize("dim", [2, 3])
-def test_row12_cells_one_after_the_other_give_the_gradients_of_all_at_once(dim):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_row12_cells_one_after_the_other_give_the_gradients_of_all_at_once(dim, batch):
     """B7.5-12, under instance normalisation: settled cell by cell, against one batch of all cells."""
     network, regularizer = toy(CONSISTENCY, dim)
-    views = views_for(regularizer, dim)
+    views = tuple(view[:batch] for view in views_for(regularizer, dim))
     step = step_of(network, regularizer, views)
     alive = []
 
@@ -233,7 +234,8 @@ def test_row12_cells_one_after_the_other_give_the_gradients_of_all_at_once(dim):
         return part.detach()
 
     outcome = regularizer(replace(step, settle=settle))
-    assert len(alive) == 2**dim
+    # On a CPU a single sample is slow, so that two cells of one go together.
+    assert len(alive) == 2**dim * batch // 2
     assert not outcome.terms["consistency"].requires_grad
     ours = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     network.zero_grad()
@@ -315,7 +317,7 @@ def test_row14_what_leaves_nothing_to_compare_is_refused_with_the_reason():
     CrossLevel.check(regularizer.settings, replace(outline_of(regularizer.facts), **good))
     assert "no multiple of the stride" in refused({}, **plan((36, 32, 32), *cubes))
     assert "a single cell, the patch itself" in refused({}, **plan((8, 8, 8), *cubes))
-    assert "a single voxel at the bottleneck" in refused({}, **plan((16, 16, 16), *cubes))
+    assert "one voxel at the bottleneck" in refused({}, **plan((16, 16, 16), *cubes))
     assert "cells.per_axis = [2, 2] is not allowed: a patch has 3 axes" in refused(
         {"cells": {"per_axis": [2, 2]}}, **good
     )
@@ -332,9 +334,6 @@ def test_row14_what_leaves_nothing_to_compare_is_refused_with_the_reason():
     assert f"has {32**3} sites there" in message
     assert "4.0 GB" in message
     assert "phases.form" in refused(merged(CONTRAST, {"phases": {"form": "contrast_first"}}), **good)
-    # Nothing is asked of sites that are not used.
-    _, regularizer = toy(merged(CONSISTENCY, {"contrast": {"sites": "cells"}}))
-    CrossLevel.check(regularizer.settings, replace(outline_of(regularizer.facts), **odd))
 
 
 @fast
@@ -365,7 +364,7 @@ def test_refused_before_anything_is_written_and_any_other_plan_is_not(in_toy):
     before = sorted(results.rglob("*"))
     plans = in_toy.plans()
     plans["configurations"]["3d_fullres"]["patch_size"] = [8, 8, 8]
-    with pytest.raises(SemiSupervisedError, match="a single voxel at the bottleneck"):
+    with pytest.raises(SemiSupervisedError, match="one voxel at the bottleneck"):
         in_toy.trainer("nnUNetTrainerCrossLevel", plans=plans, plans_name="no_cells")
     assert sorted(results.rglob("*")) == before
     trainer = in_toy.trainer("nnUNetTrainerCrossLevel", plans_name="cells")
