@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from tqdm import tqdm
 
@@ -15,6 +16,10 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 
 DENSE_FROM = 0.9
 """Share of annotated voxels from which a case counts as densely annotated: an uncertain border may be left out."""
+
+
+_SLAB = 32
+"""Slices that are read at once: about the edge of the blocks that nnU-Net's files are compressed in."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,19 @@ def read_annotated(folder: Path, identifiers: Sequence[str], ignore_label: int) 
     dataset = infer_dataset_class(str(folder))(str(folder), list(identifiers))
     found = {}
     for identifier in tqdm(identifiers, desc="annotated voxels", disable=None, leave=False):
-        values, counts = np.unique(np.asarray(dataset.load_case(identifier)[1]), return_counts=True)
-        inside = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value >= 0}
-        unknown = inside.pop(ignore_label, 0)
-        known = sum(inside.values())
-        found[identifier] = Annotated(known / max(known + unknown, 1), frozenset(inside))
+        counts = _counts(dataset.load_case(identifier)[1], ignore_label)
+        known = frozenset(map(int, np.flatnonzero(counts[:ignore_label])))
+        found[identifier] = Annotated(float(counts[:ignore_label].sum() / max(counts.sum(), 1)), known)
     return found
+
+
+def _counts(segmentation: Any, highest: int) -> npt.NDArray[np.int64]:
+    """How many voxels have each label from 0 to `highest`; read slab by slab, so that a large case takes no memory."""
+    counts = np.zeros(highest + 1, np.int64)
+    for first in range(0, segmentation.shape[1], _SLAB):
+        slab = np.asarray(segmentation[:, first : first + _SLAB])
+        counts += np.bincount(slab[slab >= 0], minlength=highest + 1)
+    return counts
 
 
 def sort_by_annotation(

@@ -115,7 +115,7 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
 
     @property
     def _background_is_known(self) -> bool:
-        return len(self.annotation.without_background) < len(self.annotation.sparse)
+        return not self.annotation.sparse or self.annotation.without_background != self.annotation.sparse
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """As the engine; where there are sparse cases, nnU-Net's labelled loader draws dense and sparse rows."""
@@ -168,7 +168,7 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
     def _print_run(self) -> None:
         super()._print_run()
         annotation = self.annotation
-        if not annotation.sparse:
+        if not annotation.shares:
             self.print_to_log_file("Every labelled case is dense")
             return
         for kind in ("dense", "sparse"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_semisup.networks.second_decoder import forward_both, on_one_encoder, own_parameters
 from tests.networks.networks import images, plain, residual
@@ -88,3 +90,55 @@ def test_one_graph_without_breaks():
     torch.testing.assert_close(both.student[0], expected.student[0])
     torch.testing.assert_close(both.beyond, expected.beyond)
     assert not both.beyond.requires_grad
+
+
+# ------------------------------------------------------------------ cost, on nnU-Net's own plan and without computing
+
+
+def planned() -> nn.Module:
+    """A network of nnU-Net's planner for 80 x 192 x 160 voxels, with deep supervision, on no device."""
+    strides = [[1] * 3, *[[2] * 3] * 4, [1, 2, 2]]
+    with torch.device("meta"):
+        return PlainConvUNet(
+            1, 6, (32, 64, 128, 256, 320, 320), nn.Conv3d, 3, strides, 2, 2, 2, conv_bias=True,
+            norm_op=nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True}, deep_supervision=True,
+        )  # fmt: skip
+
+
+def cost_of(call) -> tuple[float, float]:
+    """Floating-point operations of a forward and its backward, and bytes that the forward keeps for it."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes()
+        return tensor.detach()
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = call()
+            loss = sum(output.sum() for output in outputs)
+        loss.backward()
+    return counter.get_total_flops(), sum(kept.values())
+
+
+@pytest.mark.parametrize(("n_dense", "operations", "memory"), [(2, 1.71, 1.60), (1, 1.36, 1.30)])
+def test_property_17_operations_memory_and_parameters_are_those_of_one_more_decoder(n_dense, operations, memory):
+    """On all rows of a batch of two, and on one of them."""
+    student, teacher = planned(), planned()
+    with torch.device("meta"):
+        x = torch.empty(2, 1, 80, 192, 160)
+    alone = cost_of(lambda: student(x))
+    on_one_encoder(student, teacher)
+
+    def both() -> list[torch.Tensor]:
+        outputs = forward_both(student, teacher, x, n_dense, beyond=False)
+        return [*outputs.student, *outputs.teacher]
+
+    together = cost_of(both)
+    assert together[0] / alone[0] == pytest.approx(operations, abs=0.02)
+    assert together[1] / alone[1] == pytest.approx(memory, abs=0.05)
+    ours, theirs = (sum(p.numel() for p in ps) for ps in (student.parameters(), own_parameters(teacher)))
+    assert theirs / ours == pytest.approx(0.54, abs=0.01)
