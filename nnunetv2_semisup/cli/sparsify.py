@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nnunetv2_semisup.data.sparse_label_files import Row
+    from nnunetv2_semisup.data.sparsify.files import Row
 
 HELP = "make sparse labels from dense ones: everything that is not annotated becomes nnU-Net's ignore label"
 EXAMPLE = (
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the labels, print what is left of them and what dataset.json must say."""
-    from nnunetv2_semisup.data.sparse_label_files import TABLE, Request, sparsify_folder
+    from nnunetv2_semisup.data.sparsify.files import TABLE, Request, sparsify_folder
     from nnunetv2_semisup.data.workers import processes
 
     request = Request(args.mode, args.budget, args.foreground_only, args.seed)

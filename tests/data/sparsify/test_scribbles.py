@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from skimage.measure import label
 
-from nnunetv2_semisup.data.depth import depth_inside
-from nnunetv2_semisup.data.scribbles import draw_strokes, stroke_width, thick_stroke
+from nnunetv2_semisup.data.sparsify.depth import depth_inside
+from nnunetv2_semisup.data.sparsify.scribbles import draw_strokes, stroke_width, thick_stroke
 
 pytestmark = pytest.mark.fast
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nnunetv2_semisup.data.erosion import erosion
-from nnunetv2_semisup.data.points import points
-from nnunetv2_semisup.data.scribbles import scribbles
-from nnunetv2_semisup.data.slice_choice import choose_slices, slice_axis, voxels_of_slices
+from nnunetv2_semisup.data.sparsify.erosion import erosion
+from nnunetv2_semisup.data.sparsify.points import points
+from nnunetv2_semisup.data.sparsify.scribbles import scribbles
+from nnunetv2_semisup.data.sparsify.slice_choice import choose_slices, slice_axis, voxels_of_slices
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 Labels = npt.NDArray[np.int32]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nnunetv2_semisup.data.depth import Depth, Mask, depths_by_class
-from nnunetv2_semisup.data.scribbles import stroke_width
-from nnunetv2_semisup.data.slice_choice import slice_axis
+from nnunetv2_semisup.data.sparsify.depth import Depth, Mask, depths_by_class
+from nnunetv2_semisup.data.sparsify.scribbles import stroke_width
+from nnunetv2_semisup.data.sparsify.slice_choice import slice_axis
 
 
 def points(known: npt.NDArray[np.int32], spacing: Sequence[float], n_voxels: int, rng: np.random.Generator) -> Mask:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nnunetv2_semisup.data.depth import Mask, depths_by_class
+from nnunetv2_semisup.data.sparsify.depth import Mask, depths_by_class
 
 
 def erosion(known: npt.NDArray[np.int32], spacing: Sequence[float], n_voxels: int, rng: np.random.Generator) -> Mask:

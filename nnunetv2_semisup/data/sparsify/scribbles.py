@@ -16,8 +16,8 @@ from scipy import ndimage
 from skimage.graph import MCP_Geometric
 from skimage.measure import find_contours, label
 
-from nnunetv2_semisup.data.depth import depth_inside
-from nnunetv2_semisup.data.slice_choice import Counts, Indices, choose_slices, slice_axis, voxels_of_slices
+from nnunetv2_semisup.data.sparsify.depth import depth_inside
+from nnunetv2_semisup.data.sparsify.slice_choice import Counts, Indices, choose_slices, slice_axis, voxels_of_slices
 
 Plane = npt.NDArray[np.int32]
 Order = npt.NDArray[np.float32]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from nnunetv2_semisup.data.depth import depth_inside
-from nnunetv2_semisup.data.points import points
-from nnunetv2_semisup.data.scribbles import WIDTH
+from nnunetv2_semisup.data.sparsify.depth import depth_inside
+from nnunetv2_semisup.data.sparsify.points import points
+from nnunetv2_semisup.data.sparsify.scribbles import WIDTH
 
 pytestmark = pytest.mark.fast
 

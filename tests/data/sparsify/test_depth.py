@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnunetv2_semisup.data.depth import depth_inside, depths_by_class
+from nnunetv2_semisup.data.sparsify.depth import depth_inside, depths_by_class
 
 pytestmark = pytest.mark.fast
 

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_semisup.cli.sparsify import MODES as MODES_OF_THE_COMMAND
-from nnunetv2_semisup.data.sparse_labels import MODES, sparsify
+from nnunetv2_semisup.data.sparsify.modes import MODES, sparsify
 from nnunetv2_semisup.data.synthetic import make_patient
 from nnunetv2_semisup.errors import SemiSupervisedError
 

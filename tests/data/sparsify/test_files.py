@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-from nnunetv2_semisup.data.sparse_label_files import TABLE, Request, sparsify_folder
+from nnunetv2_semisup.data.sparsify.files import TABLE, Request, sparsify_folder
 from nnunetv2_semisup.data.synthetic import make_dataset
 from nnunetv2_semisup.errors import SemiSupervisedError
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from nnunetv2_semisup.data.folders import read_json, write_json
 from nnunetv2_semisup.data.image_integrity import check_nifti
 from nnunetv2_semisup.data.raw_cases import find_labels
-from nnunetv2_semisup.data.sparse_labels import Labels, sparsify
+from nnunetv2_semisup.data.sparsify.modes import Labels, sparsify
 from nnunetv2_semisup.data.staging import put_in_place, refuse_existing, refuse_unwritable, staging_folder
 from nnunetv2_semisup.data.workers import Workers
 from nnunetv2_semisup.errors import SemiSupervisedError

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from nnunetv2_semisup.data.depth import depth_inside
-from nnunetv2_semisup.data.erosion import erosion
+from nnunetv2_semisup.data.sparsify.depth import depth_inside
+from nnunetv2_semisup.data.sparsify.erosion import erosion
 from nnunetv2_semisup.data.synthetic import make_patient
 
 pytestmark = pytest.mark.fast

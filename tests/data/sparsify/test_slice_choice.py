@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnunetv2_semisup.data.slice_choice import choose_slices, slice_axis
+from nnunetv2_semisup.data.sparsify.slice_choice import choose_slices, slice_axis
 
 pytestmark = pytest.mark.fast
 
