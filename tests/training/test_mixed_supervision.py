@@ -201,6 +201,19 @@ def test_forms_and_ablations_train(in_mixed, name, changes):
     assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
 
 
+def test_sparse_regions_in_2d_train_with_the_dice_of_the_whole_batch(tmp_path):
+    workspace = make_workspace(tmp_path, ignore=True, regions=True, configurations=("2d",), n_unlabeled=1)
+    (workspace.dataset_folder / "splits_mixed.json").write_text(json.dumps({"0": SPLITS["mixed"]}))
+    settings = with_split("mixed") | {"schedule": {"warmup": 0.0, "ramp": 0.0}}
+    with workspace.active():
+        trainer = workspace.trainer(NAME, settings, configuration="2d")
+        trainer.run_training()
+    assert trainer.label_manager.has_regions
+    assert trainer.configuration_manager.batch_dice
+    for row in read_log(trainer.run_log.file):
+        assert all(float(row[f"weighted/{name}"]) > 0 for name in ("kd", "entropy", "kd_labeled", "entropy_labeled"))
+
+
 # ------------------------------------------------------------------ checkpoints
 
 
