@@ -55,6 +55,18 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "mireg-teacher-4": ("mireg", "first4", ["output.form=mean_teacher"]),
     "mireg-own-4": ("mireg", "first4", ["output.form=own_view"]),
     "mireg-own-nomi-4": ("mireg", "first4", ["output.form=own_view", "mi.weight=0"]),
+    "bim-4": ("bim", "first4", []),
+    "localcontrast-4": ("localcontrast", "first4", []),
+    "localcontrast-rounds-4": ("localcontrast", "first4", ["contrast.pseudo_labels=rounds"]),
+    "localcontrast-intra-4": ("localcontrast", "first4", ["contrast.form=intra"]),
+    "localcontrast-anchors-4": ("localcontrast", "first4", ["contrast.anchors=3"]),
+    "crosslevel-4": ("crosslevel", "first4", []),
+    "crosslevel-contrast-4": ("crosslevel", "first4", ["consistency.weight=0"]),
+    "crosslevel-consistency-4": ("crosslevel", "first4", ["contrast.weight=0"]),
+    "crosslevel-same-4": ("crosslevel", "first4", ["views.form=same"]),
+    "crosslevel-phases-4": ("crosslevel", "first4", ["phases.form=contrast_first", "contrast.weight=1"]),
+    "crosslevel-code-4": ("crosslevel", "first4", ["contrast.negatives=patch", "contrast.norm=L1"]),
+    "mixedkd-4": ("mixedkd", "first4", []),
 }
 """Arm -> method, split (None: all training cases are labelled), settings that differ from the preset."""
 
