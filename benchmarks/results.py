@@ -82,7 +82,8 @@ DATASETS = {
         number=804,
         minutes=14,
         main={BASE: 3, FULL: 3, "mireg-4": 3, "fixmatch-4": 3, "meanteacher-4": 3, "uamt-4": 1, "cps-4": 1,
-              "selftraining-4": 1, "entropymin-4": 1, "bim-4": 1, "localcontrast-4": 3, "crosslevel-4": 3, "mixedkd-4": 1},
+              "selftraining-4": 1, "entropymin-4": 1, "bim-4": 1, "localcontrast-4": 3, "crosslevel-4": 3,
+              "mixedkd-4": 1},
         variants={
             "mireg": {"mireg-4": 3, "mireg-nomi-4": 3, "mireg-noglobal-4": 1, "mireg-nolocal-4": 1, "mireg-pooled-4": 1,
                       "mireg-mionly-4": 1, "mireg-pieces-4": 1, "mireg-unmixed-pieces-4": 1, "mireg-teacher-4": 1,
