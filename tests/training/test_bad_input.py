@@ -14,12 +14,14 @@ from nnunetv2_semisup.training import preflight
 from tests.workspace import DATASET, Workspace
 
 
-def refused(workspace: Workspace, settings: dict[str, Any] | None = None, **options: Any) -> str:
+def refused(
+    workspace: Workspace, settings: dict[str, Any] | None = None, name: str = "nnUNetTrainerMIReg", **options: Any
+) -> str:
     """The message, after checking that it is one line and that nothing was written."""
     results = workspace.root / "results"
     before = sorted(results.rglob("*"))
     with pytest.raises(SemiSupervisedError) as error:
-        workspace.trainer("nnUNetTrainerMIReg", settings, **{"plans_name": "bad", **options})
+        workspace.trainer(name, settings, **{"plans_name": "bad", **options})
     assert sorted(results.rglob("*")) == before
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -55,6 +57,11 @@ def test_a_results_folder_that_cannot_be_written(in_toy, monkeypatch):
 )
 def test_settings(in_toy, settings, words):
     assert words in refused(in_toy, settings)
+
+
+def test_embeddings_that_are_larger_than_the_memory(in_toy):
+    message = refused(in_toy, {"embedding": {"width": 10**9}}, name="nnUNetTrainerLocalContrast")
+    assert "embedding.width = 1000000000 is not allowed" in message
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,17 @@ def test_a_disk_that_is_full_in_the_first_round_stops_the_training_with_one_line
     assert resumed.current_epoch == 3
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_pseudo_labels_of_background_alone_are_warned_about_and_the_training_goes_on(in_toy, monkeypatch, name):
+    labels = labeling._labels
+    monkeypatch.setattr(labeling, "_labels", lambda *arguments: torch.zeros_like(labels(*arguments)))
+    trainer = trainer_of(in_toy, "background", {"count": 1}, name=name)
+    trainer.run_training()
+    assert trainer.current_epoch == 3
+    assert "WARNING: no pseudo-label has any foreground" in Path(trainer.log_file).read_text()
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+
+
 def test_stored_labels_are_those_of_nnunets_own_prediction(in_toy):
     trainer = trainer_of(in_toy, "stored", {"count": 1})
     trainer.on_train_start()
