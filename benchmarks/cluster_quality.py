@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pretraining import ARMS, SMALL, pretrained
 from quality import TRAIN_CASES, call, prepare, set_environment
+from table import publish
 
 CLUSTERED = [arm for arm in ARMS if arm not in ("scratch", "infonce", "masked")]
 SIGNS = {
@@ -83,14 +84,7 @@ def main() -> None:
                 fold = pretrained(args.dataset, arm, seed, args.device).parent
                 purity = purity_of(fold, Path(scratch), args.device)
                 rows.append({"clusters": arm, "seed": str(seed)} | signs_of(fold) | purity)
-    print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(row.values()) + " |")
-    if args.output:
-        with args.output.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    publish(rows, args.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import itertools
 import json
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from table import publish
 from torch.profiler import ProfilerActivity, profile
 
 from nnunetv2_semisup.networks.ema import update_teacher
@@ -227,14 +227,7 @@ def main() -> None:
                 "peak / stock": f"{value['bytes'] / base['bytes']:.2f}",
             }
         )
-    print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(row.values()) + " |")
-    if args.output:
-        with args.output.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    publish(rows, args.output)
 
 
 if __name__ == "__main__":
