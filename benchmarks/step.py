@@ -132,10 +132,10 @@ def _three_steps(arm: str, args: argparse.Namespace) -> None:
 
 
 def _ema_update(trainer: Any, device: torch.device, repeats: int = 20) -> float:
-    """Seconds of one update of the teacher; 0 where there is none."""
-    teacher = getattr(trainer, "teacher", None)
-    if teacher is None:
+    """Seconds of one update of the teacher; 0 where there is none, or where it is no moving average."""
+    if getattr(trainer, "_ema_decay", None) is None:
         return 0.0
+    teacher = trainer.teacher
     start = time.perf_counter()
     for step in range(repeats):
         update_teacher(teacher, unwrapped(trainer.network), 0.99, step + 1)
