@@ -135,15 +135,15 @@ def main_table(folder: Path, data: Dataset) -> str:
     """Every arm beside LabeledOnly with the same labels, and the share of the gap to all labels that it closes."""
     lines = [_row("trainer", "labels", *DICE, "to LabeledOnly, 4 labels", "cases better", "share of gap"), _rule(9)]
     for arm, wanted in data.main.items():
-        found = pairs(folder, data.number, arm, BASE, FULL)
         difference = better = share = "-"
-        if found is not None and arm != BASE:
-            ours, base, full = found
-            difference = _interval(paired_interval(ours - base), "+.4f")
-            by_case = (ours - base).mean(axis=0)
+        if arm != BASE and (found := pairs(folder, data.number, arm, BASE)) is not None:
+            gain = found[0] - found[1]
+            difference = _interval(paired_interval(gain), "+.4f")
+            by_case = gain.mean(axis=0)
             better = f"{(by_case > 0).sum()} of {by_case.size}"
-            if arm != FULL:
-                share = _interval(share_interval(ours - base, full - base), ".2f")
+        if arm not in (BASE, FULL) and (found := pairs(folder, data.number, arm, BASE, FULL)) is not None:
+            ours, base, full = found
+            share = _interval(share_interval(ours - base, full - base), ".2f")
         lines.append(_row(_name(arm), _labels(arm), *_dice(folder, data, arm, wanted), difference, better, share))
     return "\n".join(lines)
 
