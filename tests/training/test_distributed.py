@@ -65,17 +65,25 @@ def single_voxels(unknown: int) -> torch.Tensor:
     return labels
 
 
-def work(rank: int, folder: str, method: str) -> None:
+def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(gradients(method, slice(2 * rank, 2 * rank + 2), wrap=True), f"{folder}/{rank}.pt")
+    for method in METHODS:
+        torch.save(gradients(method, slice(2 * rank, 2 * rank + 2), wrap=True), f"{folder}/{method}_{rank}.pt")
     distributed.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every method's gradients in two processes, which take longer to start than all of them together."""
+    folder = tmp_path_factory.mktemp("two")
+    multiprocessing.start_processes(work, (str(folder),), nprocs=2, start_method="spawn")
+    return folder
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_equal_one(tmp_path: Path, method: str):
-    multiprocessing.start_processes(work, (str(tmp_path), method), nprocs=2, start_method="spawn")
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+def test_two_processes_equal_one(of_two: Path, method: str):
+    first, second = (torch.load(of_two / f"{method}_{rank}.pt") for rank in (0, 1))
     whole = gradients(method, slice(0, 4), wrap=False)
     assert len(first) == len(whole) > 0
     for a, b, expected in zip(first, second, whole, strict=True):

@@ -68,6 +68,7 @@ def test_the_gradients_are_those_of_the_sum_of_both_losses(in_toy):
         labeled=Labeled(labeled["data"], labeled["target"][0], features),
         pseudo_label=unlabeled["pseudo_label"],
         progress=0.5,
+        number=0,
         generator=trainer.generator,
         reduce=lambda tensor: tensor,
     )
