@@ -54,7 +54,8 @@ def cost_of(request: Request, run: Run) -> Cost:
         for cls in classes:
             settings = cls.resolve(settings, stand_in.facts)
         regularizers = [cls(settings, stand_in.facts) for cls in classes]
-        if any(regularizer.needs_peer for regularizer in regularizers):
+        # A second network sees the labelled batch as well, and a second decoder is counted as one.
+        if any(regularizer.needs_peer or regularizer.needs_second_decoder for regularizer in regularizers):
             samples += stock
         if any(weight > 0 for regularizer in regularizers for weight in regularizer.weights.values()):
             cases = _number(settings.data.batch_size, max(batch // max(r.gradient_views for r in regularizers), 1))

@@ -47,7 +47,7 @@ def _cost_table(benchmark: Benchmark, costs: Mapping[str, Cost]) -> list[str]:
         done = "  finished" if is_finished(run) else ""
         lines.append(f"# {run.name:{width}}  {cost.relative:5.2f}x  {cost.samples:>12,.0f} samples{done}")
     if left:
-        lines.append(f"# {'left to do':{width}}  {samples / stock:5.2f}x  {samples:>12,} samples")
+        lines.append(f"# {'left to do':{width}}  {samples / stock:5.2f}x  {samples:>12,.0f} samples")
     return lines
 
 
