@@ -3,7 +3,8 @@
     python benchmarks/step.py -d 804 -c 3d_fullres --split first4 -device cpu -o docs/reference/results/step_cpu.csv
 
 nnUNet_preprocessed must hold the dataset, planned and with unlabelled cases. Every arm runs in a process of its own,
-in turn, `--rounds` times; medians are printed. "Samples" are patches through a network: labelled and unlabelled ones
+in turn, `--rounds` times; medians are printed. On a CPU seconds are those of the process, which other work on the
+machine disturbs least. "Samples" are patches through a network: labelled and unlabelled ones
 with gradient, and a teacher's without. The EMA update is timed by itself, after the steps. Memory is the peak of all
 tensors, weights and optimiser included, from building the trainer to the end of its third step, as torch counts it: on
 a CPU in a process of its own under torch's profiler, so that neither the allocator nor the machine's load moves it.
@@ -94,14 +95,15 @@ def measure_time(arm: str, args: argparse.Namespace) -> dict[str, float]:
     """Median seconds a step, samples a step, seconds of an EMA update."""
     trainer, batches = start(arm, args)
     device = torch.device(args.device)
+    clock = time.process_time if args.device == "cpu" else time.perf_counter
     seconds = []
     for step in range(args.warmup + args.steps):
-        begin = time.perf_counter()
+        begin = clock()
         trainer.train_step(batches[step % 2])
         if device.type == "cuda":
             torch.cuda.synchronize()
         if step >= args.warmup:
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(clock() - begin)
     all_steps = args.warmup + args.steps
     cost = trainer.cost if hasattr(trainer, "cost") else None
     return {
