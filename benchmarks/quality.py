@@ -27,6 +27,8 @@ from nnunetv2_semisup.data.pieces import largest_component
 from nnunetv2_semisup.methods import methods
 
 RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
+COMBINATIONS = Path(__file__).parent / "combinations"
+"""Trainers of two methods, which the package does not offer."""
 TRAIN_CASES = {804: 64, 805: 96}
 """How many cases, by name, are for training; the rest are the validation cases."""
 LENGTH = ["training.num_epochs=60", "training.num_iterations_per_epoch=50", "training.num_val_iterations_per_epoch=2"]
@@ -60,15 +62,19 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "localcontrast-rounds-4": ("localcontrast", "first4", ["contrast.pseudo_labels=rounds"]),
     "localcontrast-intra-4": ("localcontrast", "first4", ["contrast.form=intra"]),
     "localcontrast-anchors-4": ("localcontrast", "first4", ["contrast.anchors=3"]),
+    "fixmatch-localcontrast-4": ("fixmatch+localcontrast", "first4", []),
     "crosslevel-4": ("crosslevel", "first4", []),
     "crosslevel-contrast-4": ("crosslevel", "first4", ["consistency.weight=0"]),
     "crosslevel-consistency-4": ("crosslevel", "first4", ["contrast.weight=0"]),
     "crosslevel-same-4": ("crosslevel", "first4", ["views.form=same"]),
     "crosslevel-phases-4": ("crosslevel", "first4", ["phases.form=contrast_first", "contrast.weight=1"]),
     "crosslevel-code-4": ("crosslevel", "first4", ["contrast.negatives=patch", "contrast.norm=L1"]),
+    "fixmatch-crosslevel-4": ("fixmatch+crosslevel", "first4", []),
     "mixedkd-4": ("mixedkd", "first4", []),
 }
-"""Arm -> method, split (None: all training cases are labelled), settings that differ from the preset."""
+"""Arm -> method, split (None: all training cases are labelled), settings that differ from the preset.
+
+Of "FIRST+SECOND" the second method adds its terms, with its preset; all else is the first one's."""
 
 
 def prepare(dataset: int, small: str) -> None:
@@ -94,12 +100,39 @@ def train(dataset: int, arm: str, seed: int, small: str, device: str) -> Path:
     name = f"{small}_{arm}_seed{seed}"
     chosen = [f"data.split={split}"] if split else []
     values = [*LENGTH, "training.save_every=5", f"training.seed={seed}", *chosen, *settings]
-    call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", small, "-o", name, "--set", *values)
-    trainer = methods()[method]
-    results = next(Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")).name
-    fold = Path(os.environ["nnUNet_results"]) / results / f"{trainer}__{name}__3d_fullres" / "fold_0"
+    (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")
+    first, *second = method.split("+")
+    if second:
+        plan_both(preprocessed, dataset, first, second[0], small, name, values)
+    else:
+        plan(dataset, first, small, name, values)
+    trainer = trainer_of(method)
+    fold = Path(os.environ["nnUNet_results"]) / preprocessed.name / f"{trainer}__{name}__3d_fullres" / "fold_0"
     call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, "--c")
     return fold
+
+
+def trainer_of(method: str) -> str:
+    """Class name of a method's trainer; of "FIRST+SECOND" both names together."""
+    first, *others = (methods()[name] for name in method.split("+"))
+    return "".join([first, *(other.removeprefix("nnUNetTrainer") for other in others)])
+
+
+def plan(dataset: int, method: str, small: str, name: str, values: list[str]) -> None:
+    call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", small, "-o", name, "--set", *values)
+
+
+def plan_both(
+    preprocessed: Path, dataset: int, first: str, second: str, small: str, name: str, values: list[str]
+) -> None:
+    """Plans of the first method, with those sections of the second that the first one lacks."""
+    both = []
+    for method in (first, second):
+        plan(dataset, method, small, f"{name}_{method}", values)
+        both.append(json.loads((preprocessed / f"{name}_{method}.json").read_text()))
+    ours, theirs = both
+    ours["semisup"] = theirs["semisup"] | ours["semisup"]
+    (preprocessed / f"{name}.json").write_text(json.dumps(ours | {"plans_name": name}))
 
 
 def csv_name(dataset: int, arm: str, seed: int) -> str:
@@ -146,7 +179,7 @@ def set_environment(data: Path, work: Path) -> None:
     os.environ["nnUNet_raw"] = str(data.resolve())
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shims = subprocess.run(["nnUNetv2_semisup", "trainers"], check=True, capture_output=True, text=True)
-    os.environ["nnUNet_extTrainer"] = shims.stdout.strip()
+    os.environ["nnUNet_extTrainer"] = f"{shims.stdout.strip()}{os.pathsep}{COMBINATIONS}"
 
 
 def run(args: argparse.Namespace) -> None:

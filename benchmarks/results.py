@@ -83,7 +83,7 @@ DATASETS = {
         minutes=14,
         main={BASE: 3, FULL: 3, "mireg-4": 3, "fixmatch-4": 3, "meanteacher-4": 3, "uamt-4": 1, "cps-4": 1,
               "selftraining-4": 1, "entropymin-4": 1, "bim-4": 1, "localcontrast-4": 3, "crosslevel-4": 3,
-              "mixedkd-4": 1},
+              "mixedkd-4": 1, "fixmatch-localcontrast-4": 1, "fixmatch-crosslevel-4": 1},
         variants={
             "mireg": {"mireg-4": 3, "mireg-nomi-4": 3, "mireg-noglobal-4": 1, "mireg-nolocal-4": 1, "mireg-pooled-4": 1,
                       "mireg-mionly-4": 1, "mireg-pieces-4": 1, "mireg-unmixed-pieces-4": 1, "mireg-teacher-4": 1,
@@ -201,7 +201,7 @@ def _dice(folder: Path, data: Dataset, arm: str, wanted: int) -> tuple[str, str,
 
 
 def _name(arm: str) -> str:
-    return methods()[ARMS[arm][0]].removeprefix("nnUNetTrainer")
+    return " + ".join(methods()[name].removeprefix("nnUNetTrainer") for name in ARMS[arm][0].split("+"))
 
 
 def _labels(arm: str) -> str:

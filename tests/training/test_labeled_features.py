@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from nnunetv2_semisup.configuration.sources import merged, preset
+from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.networks.features import forward_with_features
 from nnunetv2_semisup.regularizers.base import Labeled, Step
-from nnunetv2_semisup.regularizers.fixmatch import FixMatch
-from nnunetv2_semisup.regularizers.localcontrast import LocalContrast
-from nnunetv2_semisup.training.trainer import SemiSupervisedTrainer
 from tests.workspace import TINY
 
 STORED = {"contrast": {"pseudo_labels": "rounds", "weight": 3.0}}
@@ -94,18 +91,6 @@ def test_poisoned_pseudo_labels_leave_the_segmentation_layers_their_supervised_g
     for found in of_layers:
         assert all(torch.equal(a, b) for a, b in zip(found, supervised, strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(*of_encoder, strict=True))
-
-
-def test_it_trains_beside_fixmatch(in_toy):
-    class nnUNetTrainerBoth(SemiSupervisedTrainer):
-        regularizers = (FixMatch, LocalContrast)
-
-    certain = {"pseudo_label": {"threshold": 0.0}, "schedule": {"warmup": 0.0}}
-    settings = merged(merged(merged(preset("localcontrast"), preset("fixmatch")), certain), TINY)
-    trainer = in_toy.trainer(nnUNetTrainerBoth, settings, plans_name="both")
-    trainer.run_training()
-    assert trainer.dataloader_unlabeled is not None
-    assert set(trainer._columns) >= {"raw/pseudo_dice", "raw/contrast", "sign/confident", "sign/excess"}
 
 
 @pytest.mark.parametrize("weight", [0.0])

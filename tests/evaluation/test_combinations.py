@@ -1,0 +1,42 @@
+"""Two methods in one training, as benchmarks/quality.py plans and trains them."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.documentation.pages import ROOT
+from tests.workspace import DATASET
+
+BENCHMARKS = ROOT / "benchmarks"
+TINY = ["training.num_epochs=3", "training.num_iterations_per_epoch=2", "training.num_val_iterations_per_epoch=1"]
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """benchmarks/quality.py and its trainers, which find their neighbours as scripts do."""
+    added = [str(BENCHMARKS), str(BENCHMARKS / "combinations")]
+    sys.path[:0] = added
+    try:
+        return importlib.import_module("quality"), importlib.import_module("fixmatch_and")
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
+
+
+@pytest.mark.parametrize(
+    ("second", "columns"),
+    [("localcontrast", {"raw/contrast", "sign/excess"}), ("crosslevel", {"raw/contrast", "raw/consistency"})],
+)
+def test_a_method_trains_beside_fixmatch(in_toy, scripts, second, columns, monkeypatch):
+    quality, trainers = scripts
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    name, number = f"both_{second}", int(DATASET[7:10])
+    quality.plan_both(in_toy.dataset_folder, number, "fixmatch", second, "nnUNetPlans", name, TINY)
+    cls = getattr(trainers, quality.trainer_of(f"fixmatch+{second}"))
+    trainer = in_toy.trainer(cls, plans=in_toy.plans(name), plans_name=name)
+    trainer.run_training()
+    assert trainer.dataloader_unlabeled is not None
+    assert set(trainer._columns) >= {"raw/pseudo_dice", "sign/confident", *columns}
