@@ -5,7 +5,7 @@
 
 Between `<!-- table: NAME -->` and `<!-- end -->` the page is made here, the rest is written by hand. Times are those
 of one core: the minutes of a LabeledOnly training, times what a step of the method takes as a multiple of a stock step
-(docs/reference/results/step_cpu.csv; for a method that is not there, the largest of them).
+(docs/reference/results/step*_cpu.csv; for a method that is not there, the largest of them).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import mixed_supervision
 import numpy as np
 import numpy.typing as npt
 import pretraining
@@ -76,6 +77,33 @@ STARTS = [
 ]
 PRETRAINING_HOURS = 1.0
 """Of one core, for the pre-training of a seed."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What one row of the table of mixed supervision shows: 4 dense cases, 12 sparse ones, the rest unlabelled.
+
+    Attributes:
+        mode: of the sparse labels.
+        arm: of benchmarks/mixed_supervision.py.
+        seeds: wanted.
+    """
+
+    mode: str
+    arm: str
+    seeds: int
+
+    @property
+    def run(self) -> str:
+        """In the names of the files."""
+        return mixed_supervision.run_name(self.arm, self.mode)
+
+
+MIXTURES = [
+    *(Mixture("slices", arm, 3) for arm in ("dense", "partial", "both")),
+    *(Mixture("slices", arm, 1) for arm in ("decoders", "kd", "entropy", "pseudo")),
+    *(Mixture("scribbles", arm, 1) for arm in ("partial", "both")),
+]
 
 DATASETS = {
     "left-atrium": Dataset(
@@ -153,10 +181,7 @@ def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
     lines = [_row("settings", *DICE, "to the defaults"), _rule(6)]
     default = next(iter(arms))
     for arm, wanted in arms.items():
-        found = pairs(folder, data.number, arm, default)
-        difference = "-"
-        if found is not None and arm != default:
-            difference = _interval(paired_interval(found[0] - found[1]), "+.4f")
+        difference = _difference(folder, data, arm, default)
         settings = ", ".join(f"`{text}`" for text in ARMS[arm][2]) or "defaults"
         lines.append(_row(settings, *_dice(folder, data, arm, wanted), difference))
     return "\n".join(lines)
@@ -168,14 +193,35 @@ def pretraining_table(folder: Path, data: Dataset) -> str:
     longest = max(scratch)
     lines = [_row("start", "epochs", *DICE, "to scratch, as long", f"to scratch, {longest} epochs"), _rule(8)]
     for start in STARTS:
-        differences = []
-        for base in (scratch[start.epochs], scratch[longest]):
-            found = pairs(folder, data.number, start.run, base)
-            is_other = found is not None and start.run != base
-            differences.append(_interval(paired_interval(found[0] - found[1]), "+.4f") if is_other else "-")
+        differences = [_difference(folder, data, start.run, base) for base in (scratch[start.epochs], scratch[longest])]
         cells = _dice(folder, data, start.run, start.seeds)
         lines.append(_row(f"`{start.arm}`", str(start.epochs), *cells, *differences))
     return "\n".join(lines)
+
+
+def mixed_table(folder: Path, data: Dataset) -> str:
+    """Every arm beside the dense cases alone, beside the stock partial loss, and in the gap to all 16 cases dense."""
+    dense, *sparse = MIXTURES
+    heads = "to the dense cases alone", "to `partial`", "share of gap"
+    lines = [_row("sparse labels", "arm", *DICE, *heads), _rule(9)]
+    lines.append(_row("none", "LabeledOnly", *_dice(folder, data, BASE, data.main[BASE]), "-", "-", "-"))
+    for row in sparse:
+        partial = mixed_supervision.run_name("partial", row.mode)
+        share = "-"
+        if (found := pairs(folder, data.number, row.run, BASE, dense.run)) is not None:
+            ours, base, full = found
+            share = _interval(share_interval(ours - base, full - base), ".2f")
+        cells = _difference(folder, data, row.run, BASE), _difference(folder, data, row.run, partial), share
+        lines.append(_row(row.mode, f"`{row.arm}`", *_dice(folder, data, row.run, row.seeds), *cells))
+    gain = _difference(folder, data, dense.run, BASE)
+    lines.append(_row("all dense", "LabeledOnly", *_dice(folder, data, dense.run, dense.seeds), gain, "-", "-"))
+    return "\n".join(lines)
+
+
+def _difference(folder: Path, data: Dataset, arm: str, other: str) -> str:
+    """Paired, with its interval; "-" of an arm with itself and where there is no pair."""
+    found = pairs(folder, data.number, arm, other)
+    return "-" if found is None or arm == other else _interval(paired_interval(found[0] - found[1]), "+.4f")
 
 
 def _row(*cells: str) -> str:
@@ -221,6 +267,7 @@ def tables(folder: Path) -> dict[str, str]:
         found[name] = main_table(folder, data)
         found |= {f"{name}-{method}": variants_table(folder, data, arms) for method, arms in data.variants.items()}
     found["left-atrium-pretraining"] = pretraining_table(folder, DATASETS["left-atrium"])
+    found["left-atrium-mixed"] = mixed_table(folder, DATASETS["left-atrium"])
     return found
 
 
@@ -258,8 +305,10 @@ class Missing:
 
 def missing(folder: Path) -> list[Missing]:
     """What the tables want and no file holds."""
-    with (folder / "step_cpu.csv").open(newline="") as stream:
-        ratios = {row["arm"]: float(row["step / stock"]) for row in csv.DictReader(stream)}
+    ratios = {}
+    for file in sorted(folder.glob("step*_cpu.csv")):
+        with file.open(newline="") as stream:
+            ratios |= {row["arm"]: float(row["step / stock"]) for row in csv.DictReader(stream)}
     found = []
     for data in DATASETS.values():
         arms = data.main.copy()
@@ -270,7 +319,22 @@ def missing(folder: Path) -> list[Missing]:
             if seeds:
                 hours = len(seeds) * data.minutes * ratios.get(ARMS[arm][0], max(ratios.values())) / 60
                 found.append(Missing(data.number, arm, seeds, hours))
-    return found + _missing_starts(folder, DATASETS["left-atrium"])
+    left_atrium = DATASETS["left-atrium"]
+    mixtures = _missing_mixtures(folder, left_atrium, ratios.get("mixedkd", max(ratios.values())))
+    return found + _missing_starts(folder, left_atrium) + mixtures
+
+
+def _missing_mixtures(folder: Path, data: Dataset, ratio: float) -> list[Missing]:
+    found = []
+    for row in MIXTURES:
+        wanted = range(row.seeds)
+        seeds = tuple(seed for seed in wanted if not (folder / csv_name(data.number, row.run, seed)).exists())
+        if seeds:
+            is_stock = mixed_supervision.ARMS[row.arm][0] == "labeledonly"
+            hours = len(seeds) * data.minutes * (1 if is_stock else ratio) / 60
+            script = ("benchmarks/mixed_supervision.py", "--mode", row.mode)
+            found.append(Missing(data.number, row.arm, seeds, hours, script))
+    return found
 
 
 def _missing_starts(folder: Path, data: Dataset) -> list[Missing]:
