@@ -30,7 +30,12 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "kd": ("mixedkd", [NO_ENTROPY]),
     "entropy": ("mixedkd", [NO_KD]),
     "both": ("mixedkd", []),
-    "pseudo": ("fixmatch", []),
+    "pseudo": ("mixedkd", ["entropy.form=pseudo_label"]),
+    "entropy01": ("mixedkd", ["entropy.weight=0.1"]),
+    "entropyall": ("mixedkd", ["entropy.domain=all"]),
+    "otherview": ("mixedkd", ["kd.view=other"]),
+    "kddense": ("mixedkd", ["kd.domain=dense"]),
+    "fixmatch": ("fixmatch", []),
     "dense": ("labeledonly", []),
 }
 """Arm -> method, settings that differ from the preset. "dense" has dense labels of the sparse cases as well."""

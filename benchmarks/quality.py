@@ -33,6 +33,10 @@ TRAIN_CASES = {804: 64, 805: 96}
 """How many cases, by name, are for training; the rest are the validation cases."""
 LENGTH = ["training.num_epochs=60", "training.num_iterations_per_epoch=50", "training.num_val_iterations_per_epoch=2"]
 ALL_PIECES = "pseudo_label.one_piece=[]"
+PAPERS_CROSSLEVEL = [
+    "phases.form=contrast_first", "views.form=same", "views.labeled=true", "contrast.weight=1", "contrast.sites=cells",
+    "consistency.weight=25", "schedule.warmup=0", "schedule.ramp=0",
+]  # fmt: skip
 ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "labeledonly-4": ("labeledonly", "first4", []),
     "labeledonly-all": ("labeledonly", None, []),
@@ -58,8 +62,10 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "mireg-own-4": ("mireg", "first4", ["output.form=own_view"]),
     "mireg-own-nomi-4": ("mireg", "first4", ["output.form=own_view", "mi.weight=0"]),
     "bim-4": ("bim", "first4", []),
+    "bim-strong-4": ("bim", "first4", ["information.weight=1", "boundary.weight=1"]),
     "localcontrast-4": ("localcontrast", "first4", []),
     "localcontrast-rounds-4": ("localcontrast", "first4", ["contrast.pseudo_labels=rounds"]),
+    "localcontrast-background-4": ("localcontrast", "first4", ["contrast.background=true"]),
     "localcontrast-intra-4": ("localcontrast", "first4", ["contrast.form=intra"]),
     "localcontrast-anchors-4": ("localcontrast", "first4", ["contrast.anchors=3"]),
     "fixmatch-localcontrast-4": ("fixmatch+localcontrast", "first4", []),
@@ -68,8 +74,10 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "crosslevel-consistency-4": ("crosslevel", "first4", ["contrast.weight=0"]),
     "crosslevel-same-4": ("crosslevel", "first4", ["views.form=same"]),
     "crosslevel-phases-4": ("crosslevel", "first4", ["phases.form=contrast_first", "contrast.weight=1"]),
-    "crosslevel-code-4": ("crosslevel", "first4", ["contrast.negatives=patch", "contrast.norm=L1"]),
-    "fixmatch-crosslevel-4": ("fixmatch+crosslevel", "first4", []),
+    "crosslevel-25-4": ("crosslevel", "first4", ["consistency.weight=25"]),
+    "crosslevel-paper-4": ("crosslevel", "first4", PAPERS_CROSSLEVEL),
+    "crosslevel-code-4": ("crosslevel", "first4", [*PAPERS_CROSSLEVEL, "contrast.negatives=patch", "contrast.norm=L1"]),
+    "fixmatch-crosslevel-4": ("fixmatch+crosslevel", "first4", ["data.batch_size=2"]),
     "mixedkd-4": ("mixedkd", "first4", []),
 }
 """Arm -> method, split (None: all training cases are labelled), settings that differ from the preset.

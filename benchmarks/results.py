@@ -101,7 +101,20 @@ class Mixture:
 
 MIXTURES = [
     *(Mixture("slices", arm, 3) for arm in ("dense", "partial", "both")),
-    *(Mixture("slices", arm, 1) for arm in ("decoders", "kd", "entropy", "pseudo")),
+    *(
+        Mixture("slices", arm, 1)
+        for arm in (
+            "decoders",
+            "kd",
+            "entropy",
+            "pseudo",
+            "entropy01",
+            "entropyall",
+            "otherview",
+            "kddense",
+            "fixmatch",
+        )
+    ),
     *(Mixture("scribbles", arm, 1) for arm in ("partial", "both")),
 ]
 
@@ -121,7 +134,9 @@ DATASETS = {
             "localcontrast": {"localcontrast-4": 3, "localcontrast-rounds-4": 1, "localcontrast-intra-4": 1,
                               "localcontrast-anchors-4": 1},
             "crosslevel": {"crosslevel-4": 3, "crosslevel-contrast-4": 1, "crosslevel-consistency-4": 1,
-                           "crosslevel-same-4": 1, "crosslevel-phases-4": 1, "crosslevel-code-4": 1},
+                           "crosslevel-same-4": 1, "crosslevel-phases-4": 1, "crosslevel-25-4": 1,
+                           "crosslevel-paper-4": 1, "crosslevel-code-4": 1},
+            "bim": {"bim-4": 1, "bim-strong-4": 1},
         },
     ),
     "hippocampus": Dataset(

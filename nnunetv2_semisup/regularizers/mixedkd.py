@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nnunetv2_semisup.configuration.settings import DataSettings, Section, SemiSupervisedSettings, Weight
+from nnunetv2_semisup.configuration.settings import DataSettings, Section, SemiSupervisedSettings, Share, Weight
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
+from nnunetv2_semisup.losses.cross_entropy import cross_entropy
 from nnunetv2_semisup.losses.distillation import double_softmax_divergence, kl_divergence
 from nnunetv2_semisup.losses.entropy import entropy_loss
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
@@ -78,7 +79,12 @@ class DistillationSettings(Section):
 class ConfidenceSettings(Section):
     """Certainty of the student."""
 
-    weight: Weight = Field(description="Weight of the mean entropy of its prediction, as a share of the maximum.")
+    weight: Weight = Field(description="Weight of what makes its prediction certain.")
+    form: Literal["shannon", "pseudo_label"] = Field(
+        description="shannon: mean entropy of the prediction as a share of its maximum; pseudo_label: cross-entropy "
+        "with its own decision, where that is sure enough."
+    )
+    threshold: Share = Field(description="Probability from which a decision counts in form pseudo_label.")
     domain: Literal["weak", "all"] = Field(
         description="Rows that it is computed on: sparse and unlabelled ones, or the dense ones too."
     )
@@ -150,7 +156,7 @@ class MixedKD(Regularizer):
         student, _ = step.student(step.views[0], ())
         terms, signs = {}, self._signs(student, step.valid)
         if self.settings.entropy.weight > 0:
-            terms["entropy"] = entropy_loss(student, step.valid, regions=self.facts.has_regions)
+            terms["entropy"] = self.uncertainty(student, step.valid)
         if self.teaches_everywhere:
             assert step.teacher is not None  # asked for
             teacher, _ = step.teacher(step.views[-1], ())
@@ -177,7 +183,7 @@ class MixedKD(Regularizer):
             signs |= self._signs_beside(taught, teacher[: len(taught)], None)
         sure = student if self.settings.entropy.domain == "all" else weak
         if self.settings.entropy.weight > 0 and len(sure):
-            terms["entropy_labeled"] = entropy_loss(sure, regions=self.facts.has_regions)
+            terms["entropy_labeled"] = self.uncertainty(sure)
         return Outcome(terms, signs)
 
     def distillation(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -191,6 +197,15 @@ class MixedKD(Regularizer):
         if self.settings.kd.direction == "student_to_teacher":
             return kl_divergence(student, teacher, valid, regions)
         return kl_divergence(teacher, student, valid, regions)
+
+    def uncertainty(self, student: Tensor, valid: Tensor | None = None) -> Tensor:
+        """How unsure the student's logits are, in the form of the settings."""
+        settings, regions = self.settings.entropy, self.facts.has_regions
+        if settings.form == "shannon":
+            return entropy_loss(student, valid, regions)
+        decided = student.detach()
+        sure = self.facts.confidence(self.facts.probabilities(decided)) >= settings.threshold
+        return cross_entropy(student, self.facts.answer(decided), valid, sure.float(), regions)
 
     def _signs(self, student: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
         """Of weak rows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -90,6 +89,26 @@ def test_property_12_the_rows_of_a_labelled_batch_are_routed_by_domain(n_dense, 
         assert "entropy_labeled" not in outcome.terms
     assert outcome.signs.keys() <= {*regularizer.sign_names, *regularizer.labeled_sign_names}
     assert ("foreground" in outcome.signs) == (n_dense < 4)
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_pseudo_labels_in_place_of_the_entropy_are_the_cross_entropy_with_what_is_decided_surely(has_regions):
+    regularizer = method({"entropy": {"form": "pseudo_label", "threshold": 0.6}}, has_regions=has_regions)
+    student = (3 * logits(2, 3, 5, 5)).requires_grad_()
+    valid = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    valid[..., :2] = False
+    term = regularizer.uncertainty(student, valid)
+    p = student.detach().sigmoid() if has_regions else student.detach().softmax(1)
+    decided = torch.maximum(p, 1 - p) if has_regions else p.amax(1, keepdim=True)
+    losses = torch.where(decided >= 0.6, -decided.log(), 0.0)
+    expected = losses[valid.expand_as(losses)].mean()
+    assert 0 < expected < -decided.log().mean()
+    torch.testing.assert_close(term.detach(), expected)
+    (gradient,) = torch.autograd.grad(term, student)
+    assert not gradient[..., :2].any()
+    unsure = (decided < 0.6).expand_as(student)
+    assert not gradient[unsure].any()
+    assert gradient[~unsure & valid].any()
 
 
 def test_the_direction_turns_the_divergence_around():
@@ -241,4 +260,4 @@ def test_zero_weights_leave_their_terms_out():
     student, teacher = logits(2, 3, 4), logits(2, 3, 4, seed=1)
     assert method(ENTROPY_ALONE).labeled(student, None, 1).terms.keys() == {"entropy_labeled"}
     assert method({"entropy": {"weight": 0.0}}).labeled(student, teacher, 1).terms.keys() == {"kd_labeled"}
-    assert math.isclose(method().weights["entropy"], 0.1)
+    assert method({"entropy": {"weight": 0.3}}).weights["entropy"] == 0.3
