@@ -21,7 +21,12 @@ _LEAST_SPAN = 1e-3
 
 
 def boundary_loss(
-    entropy: Tensor, edges: Tensor, radius: Sequence[int], mask: Tensor | None = None, eps: float = 1e-6
+    entropy: Tensor,
+    edges: Tensor,
+    radius: Sequence[int],
+    mask: Tensor | None = None,
+    flat: float = 1e-3,
+    eps: float = 1e-6,
 ) -> Tensor:
     """Negative mean of the squared local correlation of an entropy map with edges, dimensionless, in [-1, 0].
 
@@ -34,7 +39,9 @@ def boundary_loss(
         edges: [B, 1, *S], in [0, 1], for instance from `edge_map`.
         radius: half the window per axis, in voxels: 2 radius + 1 wide. 0 leaves an axis out.
         mask: [B, 1, *S], bool or 0/1, `edge_map`'s for its edges; voxels outside have no influence. None: all count.
-        eps: least variance. Windows with flatter edges do not count; a flatter entropy is taken to have this variance.
+        flat: least standard deviation of the edges in a window that counts. A correlation has no scale: below it,
+            noise would weigh as much as an organ's border.
+        eps: least variance of the scaled entropy in a window; a flatter one is taken to have it.
 
     Returns:
         A scalar of at least float32, the mean over the windows that count. Without one a zero that is attached to the
@@ -42,7 +49,7 @@ def boundary_loss(
         computes the gradient along with the value. It has no second derivative.
 
     Raises:
-        ValueError: shapes, radius or mask do not fit together.
+        ValueError: shapes, radius or mask do not fit together; `flat` is not above 0.
 
     Departures: variances are per valid voxel, so that neither padding nor a mask's border seems to vary; windows
     without edges are left out, where the released code rewards them in full if the entropy is flat too, and flattens
@@ -62,6 +69,8 @@ def boundary_loss(
         )
     if len(radius) != axes or min(radius) < 0:
         raise ValueError(f"the radius needs {axes} numbers of at least 0, one per spatial axis, got {list(radius)}")
+    if flat <= 0:
+        raise ValueError(f"flat must be above 0, got {flat}")
     if mask is not None:
         check_mask(entropy, mask)
     # Slabs along the longest axis have the smallest halo.
@@ -70,7 +79,7 @@ def boundary_loss(
     with without_autocast(entropy):
         entropy, edges = (full_precision(x).movedim(2 + axis, 2) for x in (entropy, edges.detach()))
         valid = torch.ones_like(entropy, dtype=torch.bool) if mask is None else mask.bool().movedim(2 + axis, 2)
-        loss: Tensor = _MeanCorrelation.apply(entropy, edges, valid, radius, eps)  # type: ignore[no-untyped-call]
+        loss: Tensor = _MeanCorrelation.apply(entropy, edges, valid, radius, flat, eps)  # type: ignore[no-untyped-call]
         return loss
 
 
@@ -124,7 +133,9 @@ class _MeanCorrelation(torch.autograd.Function):
     """The loss with its gradient, which is computed along with it: one map is kept, and nothing is computed twice."""
 
     @staticmethod
-    def forward(ctx: Any, entropy: Tensor, edges: Tensor, valid: Tensor, radius: Sequence[int], eps: float) -> Tensor:
+    def forward(
+        ctx: Any, entropy: Tensor, edges: Tensor, valid: Tensor, radius: Sequence[int], flat: float, eps: float
+    ) -> Tensor:
         span = valid_range(entropy, valid)[1].clamp_min(_LEAST_SPAN)
         centres = _mean(entropy, valid), _mean(edges, valid)
         gradient = torch.zeros_like(entropy) if ctx.needs_input_grad[0] else None
@@ -139,7 +150,7 @@ class _MeanCorrelation(torch.autograd.Function):
                 x = masked((entropy[here] - centres[0][b]) / span[b], valid[here])
                 y = masked(edges[here] - centres[1][b], valid[here])
                 rows = slice(start - first, start - first + thickness)
-                values, counts, slab = _correlations(x, y, valid[here], radius, rows, eps, gradient is not None)
+                values, counts, slab = _correlations(x, y, valid[here], radius, rows, flat, eps, gradient is not None)
                 total, windows = total + values, windows + counts
                 if gradient is not None and slab is not None:
                     gradient[here] += slab
@@ -152,11 +163,18 @@ class _MeanCorrelation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return upstream * gradient, None, None, None, None
+        return upstream * gradient, None, None, None, None, None
 
 
 def _correlations(
-    x: Tensor, y: Tensor, valid: Tensor, radius: Sequence[int], rows: slice, eps: float, with_gradient: bool
+    x: Tensor,
+    y: Tensor,
+    valid: Tensor,
+    radius: Sequence[int],
+    rows: slice,
+    flat: float,
+    eps: float,
+    with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of the windows centred in some rows of a slab: sum of the squared correlations, their number, gradient for x."""
     share = _box_mean(valid.to(x.dtype), radius, rows)
@@ -165,9 +183,9 @@ def _correlations(
     variance_x = _box_mean(x * x, radius, rows) / share - mean_x * mean_x
     variance_y = _box_mean(y * y, radius, rows) / share - mean_y * mean_y
     covariance = (_box_mean(x * y, radius, rows) / share - mean_x * mean_y).clamp_min(0)
-    counts = valid[:, :, rows] & (variance_y > eps)
+    counts = valid[:, :, rows] & (variance_y > flat * flat)
     varies = variance_x > eps
-    slope = torch.where(counts, covariance / (variance_x.clamp_min(eps) * variance_y.clamp_min(eps)), 0)
+    slope = torch.where(counts, covariance / (variance_x.clamp_min(eps) * variance_y.clamp_min(flat * flat)), 0)
     total = (slope * covariance).sum()
     if not with_gradient:
         return total, counts.sum(), None

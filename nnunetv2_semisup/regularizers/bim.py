@@ -80,6 +80,10 @@ class BoundarySettings(Section):
         "axis, as far in millimetres along the others."
     )
     gamma: Annotated[float, Field(gt=0, le=4)] = Field(description="Exponent of the edges; below 1 lifts weak ones.")
+    flat: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        description="Windows in which the edges' standard deviation is at most this share of a patch's strongest edge "
+        'do not count, in the form "masked": noise is no border.'
+    )
 
 
 class TransformSettings(Section):
@@ -234,7 +238,7 @@ class BIM(Regularizer):
         if settings.form == "released":
             return lambda entropy: released_boundary_loss(entropy, image, settings.gamma)
         edges, known = edge_map(image, self._spacing, settings.gamma, valid)
-        return lambda entropy: boundary_loss(entropy, edges, settings.radius, known)
+        return lambda entropy: boundary_loss(entropy, edges, settings.radius, known, settings.flat)
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse of the clusters."""

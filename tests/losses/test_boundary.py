@@ -38,7 +38,7 @@ def box(centre: Sequence[int], radius: Sequence[int]) -> tuple[slice, ...]:
 
 
 def loss_of(
-    entropy: torch.Tensor, edges: torch.Tensor, radius: Sequence[int], mask: torch.Tensor, eps: float = 1e-6
+    entropy: torch.Tensor, edges: torch.Tensor, radius: Sequence[int], mask: torch.Tensor, flat: float
 ) -> float:
     """The formula window by window."""
     found = []
@@ -49,8 +49,8 @@ def loss_of(
                 inside = valid[box(centre, radius)]
                 x, y = scaled[box(centre, radius)][inside], edge[box(centre, radius)][inside]
                 covariance = ((x - x.mean()) * (y - y.mean())).mean()
-                if y.var() > eps:
-                    found.append(max(covariance, 0) ** 2 / (max(x.var(), eps) * y.var()))
+                if y.std() > flat:
+                    found.append(max(covariance, 0) ** 2 / (max(x.var(), 1e-6) * y.var()))
     return -np.mean(found)
 
 
@@ -87,12 +87,14 @@ def slabs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("slabs")
 @pytest.mark.parametrize(("shape", "radius"), CASES)
 @pytest.mark.parametrize("masked", [False, True])
-def test_loss_equals_brute_force(shape, radius, masked):
+@pytest.mark.parametrize("share", [0.01, 0.8])
+def test_loss_equals_brute_force(shape, radius, masked, share):
     entropy = noise(2, 1, *shape)
     edges = (entropy + noise(2, 1, *shape, seed=1)) / 2
     mask = random_mask(2, 1, *shape) | (not masked)
-    loss = boundary_loss(entropy, edges, radius, mask if masked else None)
-    assert loss.item() == pytest.approx(loss_of(entropy, edges, radius, mask), abs=1e-10)
+    flat = share * edges.std().item()
+    loss = boundary_loss(entropy, edges, radius, mask if masked else None, flat)
+    assert loss.item() == pytest.approx(loss_of(entropy, edges, radius, mask, flat), abs=1e-10)
     assert -1 <= loss.item() < -0.01
 
 
@@ -148,6 +150,18 @@ def test_row15_flat_regions_earn_nothing_here_and_everything_as_released():
     flat = torch.full((2, 1, 6, 6), 0.3)
     assert boundary_loss(flat, edge_map(flat, [1.0, 1.0], 0.75)[0], (1, 1)).item() == 0
     assert released_boundary_loss(flat, flat, 0.75).item() == -1
+
+
+def test_row15_regions_with_noise_alone_earn_nothing_either():
+    image = noise(1, 1, 24, 8) * 0.02
+    image[:, :, 16:] += 1
+    edges, valid = edge_map(image, [1.0, 1.0], 1.0)
+    entropy = noise(1, 1, 24, 8, seed=1).requires_grad_()
+    (everywhere,) = torch.autograd.grad(boundary_loss(entropy, edges, (1, 1), valid), entropy)
+    (at_borders,) = torch.autograd.grad(boundary_loss(entropy, edges, (1, 1), valid, flat=0.1), entropy)
+    assert everywhere[:, :, :12].abs().amax(-1).min() > 0
+    assert not at_borders[:, :, :12].any()
+    assert at_borders[:, :, 14:17].any()
 
 
 def test_row15_depth_constant_volumes_are_their_slices():
@@ -401,6 +415,7 @@ def test_empty_input_gives_a_zero_attached_to_the_graph():
         (boundary_loss, (torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4), (1,)), "2 numbers"),
         (boundary_loss, (torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4), (1, -1)), "at least 0"),
         (boundary_loss, (torch.rand(2, 1, 4), torch.rand(2, 1, 4), (1,), torch.ones(1, 1, 4)), "mask"),
+        (boundary_loss, (torch.rand(2, 1, 4), torch.rand(2, 1, 4), (1,), None, 0.0), "flat"),
         (released_boundary_loss, (torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4), 0.5), "entropy map"),
         (released_boundary_loss, (torch.rand(1, 1, 4, 4), torch.rand(1, 2, 4, 5), 0.5), "entropy map"),
         (released_boundary_loss, (torch.rand(1, 1, 4, 4), torch.rand(1, 2, 4, 4), 0.5, 4), "odd"),

@@ -48,7 +48,7 @@ def test_terms_are_the_losses_of_the_two_views_that_undergo_the_same(form, monke
         for z in (z1, z2):
             entropy = shannon_entropy(z)[:, None]
             boundary.append(
-                boundary_loss(entropy, edges, (2, 2, 2), valid)
+                boundary_loss(entropy, edges, (2, 2, 2), valid, 0.1)
                 if form == "masked"
                 else released_boundary_loss(entropy, image, 0.75)
             )
