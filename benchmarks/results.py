@@ -15,7 +15,7 @@ import csv
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mixed_supervision
@@ -53,28 +53,43 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Start:
-    """A row of the pre-trainings' table: what nnU-Net starts from, and for how long it trains.
+    """A row of the pre-trainings' table: what nnU-Net starts from, and how it trains.
 
     Attributes:
         arm: of benchmarks/pretraining.py.
         epochs: of fine-tuning.
         seeds: wanted.
+        labels: labelled cases.
+        rate: largest learning rate of fine-tuning.
     """
 
     arm: str
     epochs: int
     seeds: int
+    labels: int = 4
+    rate: float = pretraining.RATE
 
     @property
     def run(self) -> str:
         """In the names of the files."""
-        return pretraining.run_name(self.arm, 4, self.epochs)
+        return pretraining.run_name(self.arm, self.labels, self.epochs, self.rate)
+
+    @property
+    def scratch(self) -> Start:
+        """The row with the same labels and length without a pre-training."""
+        return Start("scratch", self.epochs, self.seeds, self.labels)
 
 
-STARTS = [
-    *(Start(arm, epochs, 3) for epochs in (60, 30, 15) for arm in ("scratch", "bim")),
-    *(Start(arm, 60, 1) for arm in pretraining.ARMS if arm not in ("scratch", "untrained", "bim")),
-]
+STARTS = {
+    "left-atrium": [
+        *(Start(arm, epochs, 3) for epochs in (60, 30, 15) for arm in ("scratch", "bim")),
+        *(Start(arm, 60, 1, labels) for labels in (8, 16) for arm in ("scratch", "bim")),
+        *(Start("bim", epochs, 1, rate=0.003) for epochs in (60, 30, 15)),
+        *(Start("bim-fast", epochs, 1) for epochs in (60, 30, 15)),
+        *(Start(arm, 60, 1) for arm in ("bim-alpha0", "bim-noboundary", "iic", "infonce", "masked")),
+    ],
+    "hippocampus": [Start(arm, 60, 1) for arm in ("scratch", "bim")],
+}
 PRETRAINING_HOURS = 1.0
 """Of one core, for the pre-training of a seed."""
 
@@ -202,15 +217,16 @@ def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
-def pretraining_table(folder: Path, data: Dataset) -> str:
-    """Every start and length beside training from scratch for as long, and for the longest."""
-    scratch = {start.epochs: start.run for start in STARTS if start.arm == "scratch"}
-    longest = max(scratch)
-    lines = [_row("start", "epochs", *DICE, "to scratch, as long", f"to scratch, {longest} epochs"), _rule(8)]
-    for start in STARTS:
-        differences = [_difference(folder, data, start.run, base) for base in (scratch[start.epochs], scratch[longest])]
-        cells = _dice(folder, data, start.run, start.seeds)
-        lines.append(_row(f"`{start.arm}`", str(start.epochs), *cells, *differences))
+def pretraining_table(folder: Path, data: Dataset, starts: list[Start]) -> str:
+    """Every start, number of labels and length beside training from scratch for as long, and for the longest."""
+    longest = max(start.epochs for start in starts)
+    heads = "to scratch, as long", f"to scratch, {longest} epochs"
+    lines = [_row("start", "labels", "rate", "epochs", *DICE, *heads), _rule(10)]
+    for start in starts:
+        bases = start.scratch, replace(start.scratch, epochs=longest)
+        differences = [_difference(folder, data, start.run, base.run) for base in bases]
+        how = str(start.labels), f"{start.rate:g}", str(start.epochs)
+        lines.append(_row(f"`{start.arm}`", *how, *_dice(folder, data, start.run, start.seeds), *differences))
     return "\n".join(lines)
 
 
@@ -281,7 +297,8 @@ def tables(folder: Path) -> dict[str, str]:
     for name, data in DATASETS.items():
         found[name] = main_table(folder, data)
         found |= {f"{name}-{method}": variants_table(folder, data, arms) for method, arms in data.variants.items()}
-    found["left-atrium-pretraining"] = pretraining_table(folder, DATASETS["left-atrium"])
+    for name, starts in STARTS.items():
+        found[f"{name}-pretraining"] = pretraining_table(folder, DATASETS[name], starts)
     found["left-atrium-mixed"] = mixed_table(folder, DATASETS["left-atrium"])
     return found
 
@@ -336,7 +353,8 @@ def missing(folder: Path) -> list[Missing]:
                 found.append(Missing(data.number, arm, seeds, hours))
     left_atrium = DATASETS["left-atrium"]
     mixtures = _missing_mixtures(folder, left_atrium, ratios.get("mixedkd", max(ratios.values())))
-    return found + _missing_starts(folder, left_atrium) + mixtures
+    pretrained = [runs for name, starts in STARTS.items() for runs in _missing_starts(folder, DATASETS[name], starts)]
+    return found + pretrained + mixtures
 
 
 def _missing_mixtures(folder: Path, data: Dataset, ratio: float) -> list[Missing]:
@@ -352,19 +370,20 @@ def _missing_mixtures(folder: Path, data: Dataset, ratio: float) -> list[Missing
     return found
 
 
-def _missing_starts(folder: Path, data: Dataset) -> list[Missing]:
+def _missing_starts(folder: Path, data: Dataset, starts: list[Start]) -> list[Missing]:
     found = []
-    for start in STARTS:
+    for start in starts:
         if start.run in ARMS:
             continue
         wanted = range(start.seeds)
         seeds = tuple(seed for seed in wanted if not (folder / csv_name(data.number, start.run, seed)).exists())
         if seeds:
             hours = len(seeds) * data.minutes * start.epochs / 60 / 60
-            # The first row of a start pre-trains for all of them.
-            if start.arm != "scratch" and start.epochs == 60:
+            # The first row of an arm pre-trains for all of them.
+            if start.arm != "scratch" and start == next(first for first in starts if first.arm == start.arm):
                 hours += min(len(seeds), 2) * PRETRAINING_HOURS
-            script = ("benchmarks/pretraining.py", "--epochs", str(start.epochs))
+            options = "--labels", str(start.labels), "--rate", f"{start.rate:g}", "--epochs", str(start.epochs)
+            script = ("benchmarks/pretraining.py", *options)
             found.append(Missing(data.number, start.arm, seeds, hours, script))
     return found
 
