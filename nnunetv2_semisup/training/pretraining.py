@@ -14,7 +14,7 @@ from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.training.preflight import Place
 from nnunetv2_semisup.training.schedules import WarmupCosine
-from nnunetv2_semisup.training.trainer import SemiSupervisedTrainer
+from nnunetv2_semisup.training.trainer import HEAD_LEARNING_RATE, SemiSupervisedTrainer
 from nnunetv2_semisup.training.unlabeled_batches import augmentation_for
 
 CHECKPOINTS = 21
@@ -60,12 +60,20 @@ class PretrainingTrainer(SemiSupervisedTrainer):
         self._best_ema = float("inf")
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupCosine]:
-        """The settings' optimiser of the whole network, with warm-up and cosine."""
+        """The settings' optimiser of the whole network, with warm-up and cosine; the heads' will follow them too."""
         chosen = self.settings.optimizer  # type: ignore[attr-defined]  # PretrainingSettings have one
         optimizer = OPTIMIZERS[chosen.name](
             self.network.parameters(), lr=self.initial_lr, weight_decay=chosen.weight_decay
         )
-        return optimizer, WarmupCosine(optimizer, self.initial_lr, self.num_epochs, chosen.warmup)
+        self._schedule = WarmupCosine(self.num_epochs, chosen.warmup)
+        self._schedule.add(optimizer, self.initial_lr)
+        return optimizer, self._schedule
+
+    def _build_regularizers(self) -> None:
+        super()._build_regularizers()
+        if self.head_optimizer is not None:
+            # Heads that learn on beside a network that no longer does would follow the last batches.
+            self._schedule.add(self.head_optimizer, HEAD_LEARNING_RATE)
 
     def unlabeled_batch_size(self, gradient_views: int) -> int:
         """That of the plans: nothing else goes through the network."""

@@ -49,17 +49,21 @@ def lr_warmup_factor(epoch: int, warmup_epochs: int) -> float:
 class WarmupCosine:
     """`warmup_cosine` as nnU-Net steps a schedule: by the number of the epoch, also after a resume."""
 
-    def __init__(self, optimizer: Optimizer, initial_lr: float, num_epochs: int, warmup: float) -> None:
-        """Set the learning rates of `optimizer`, at most `initial_lr`."""
-        self._optimizer = optimizer
-        self._initial_lr = initial_lr
+    def __init__(self, num_epochs: int, warmup: float) -> None:
+        """Of no optimiser yet."""
         self._num_epochs = num_epochs
         self._warmup = warmup
+        self._optimizers: list[tuple[Optimizer, float]] = []
+
+    def add(self, optimizer: Optimizer, initial_lr: float) -> None:
+        """Set the learning rates of this optimiser too, at most `initial_lr`."""
+        self._optimizers.append((optimizer, initial_lr))
 
     def step(self, epoch: int) -> None:
-        """Set the learning rate of this epoch."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._initial_lr * warmup_cosine(epoch, self._num_epochs, self._warmup)
+        """Set the learning rates of this epoch."""
+        for optimizer, initial_lr in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = initial_lr * warmup_cosine(epoch, self._num_epochs, self._warmup)
 
 
 class LearningRateWarmup:

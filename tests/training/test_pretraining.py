@@ -15,6 +15,7 @@ from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.data.manifest import read_manifest
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.training.schedules import warmup_cosine
+from nnunetv2_semisup.training.trainer import HEAD_LEARNING_RATE
 from tests.workspace import TINY
 
 NAME = "nnUNetTrainerBIMPretrain"
@@ -116,6 +117,14 @@ def test_the_images_of_a_named_split(in_toy):
     trainer = in_toy.trainer(NAME, merged(SMALL, {"data": {"split": "pretraining"}}), plans_name="split")
     assert not set(cases[3:]) & set(trainer.cases.unlabeled)
     assert set(cases[:3]) <= set(trainer.cases.unlabeled)
+
+
+def test_network_and_heads_follow_one_schedule(pretrained):
+    _, trainer, _ = pretrained
+    factor = warmup_cosine(2, 3, trainer.settings.optimizer.warmup)
+    assert 0 < factor < 1
+    for optimizer, rate in ((trainer.optimizer, trainer.initial_lr), (trainer.head_optimizer, HEAD_LEARNING_RATE)):
+        assert {group["lr"] for group in optimizer.param_groups} == {rate * factor}
 
 
 @pytest.mark.fast
