@@ -86,6 +86,7 @@ STARTS = {
         *(Start(arm, 60, 1, labels) for labels in (8, 16) for arm in ("scratch", "bim")),
         *(Start("bim", epochs, 1, rate=0.003) for epochs in (60, 30, 15)),
         *(Start("bim-fast", epochs, 1) for epochs in (60, 30, 15)),
+        Start("untrained", 15, 1),
         *(Start(arm, 60, 1) for arm in ("bim-alpha0", "bim-noboundary", "iic", "infonce", "masked")),
     ],
     "hippocampus": [Start(arm, 60, 1) for arm in ("scratch", "bim")],

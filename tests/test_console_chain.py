@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ class Console:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.started: list[subprocess.Popen[bytes]] = []
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet")}
         self.environment |= {f"nnUNet_{name}": str(root / name) for name in VARIABLES}
         self.environment |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
@@ -47,13 +50,21 @@ class Console:
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """A command in the background, its output dropped."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Leave nothing running, also where a test failed."""
+        for process in self.started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
-def console(tmp_path_factory: pytest.TempPathFactory) -> Console:
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """Planned and preprocessed by commands; the network is made small in the plans file."""
     root = tmp_path_factory.mktemp("console")
     for name in VARIABLES:
@@ -70,7 +81,8 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Console:
     kwargs = configuration["architecture"]["arch_kwargs"]
     kwargs["features_per_stage"] = [4] * kwargs["n_stages"]
     plans.write_text(json.dumps(content))
-    return console
+    yield console
+    console.end()
 
 
 def fold_folder(console: Console, plans: str) -> Path:
@@ -147,17 +159,32 @@ def test_the_whole_way(console):
     assert list(elsewhere.rglob("checkpoint_final.pth"))
 
 
-def test_sigterm_leaves_no_process_and_no_half_file(console):
+@pytest.mark.parametrize(
+    ("phase", "number", "status"),
+    [
+        ("training", signal.SIGTERM, 143),
+        ("training", signal.SIGINT, -signal.SIGINT),
+        ("validation", signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_leaves_no_process_and_no_half_file(console, phase, number, status):
     console.run("nnUNetv2_semisup", "preprocess", "-d", NUMBER, "-c", "3d_fullres", "-np", "1")
-    settings = ["training.num_epochs=500", "training.save_every=1", "training.num_iterations_per_epoch=2"]
-    console.run("nnUNetv2_semisup", "plan", "-d", NUMBER, "-m", "mireg", "--set", *settings, "-o", "term")
-    fold = fold_folder(console, "term")
-    process = console.start("nnUNetv2_train", NUMBER, "3d_fullres", "0", "-tr", TRAINER, "-p", "term", "-device", "cpu")
-    wait_for(lambda: (fold / "checkpoint_latest.pth").exists() or process.poll() is not None)
+    epochs = 500 if phase == "training" else 1
+    settings = [f"training.num_epochs={epochs}", "training.save_every=1", "training.num_iterations_per_epoch=2"]
+    name = f"{phase}_{number.name}"
+    console.run("nnUNetv2_semisup", "plan", "-d", NUMBER, "-m", "mireg", "--set", *settings, "-o", name)
+    fold = fold_folder(console, name)
+    process = console.start("nnUNetv2_train", NUMBER, "3d_fullres", "0", "-tr", TRAINER, "-p", name, "-device", "cpu")
+
+    def is_reached() -> bool:
+        logs = "".join(log.read_text() for log in fold.glob("training_log_*.txt"))
+        return "predicting" in logs if phase == "validation" else (fold / "checkpoint_latest.pth").exists()
+
+    wait_for(lambda: is_reached() or process.poll() is not None)
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
-    process.terminate()
-    assert process.wait(timeout=60) == 143
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
     wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children), 30)
     assert not list(fold.rglob("*.tmp*"))
 

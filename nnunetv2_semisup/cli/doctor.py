@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -24,9 +25,9 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import trainer_names
 
 HELP = "check the installation, nnU-Net's variables and the trainers, and say how to mend what is broken"
-EXAMPLE = "nnUNetv2_semisup doctor"
+EXAMPLE = "nnUNetv2_semisup doctor -d 7"
 
-WEIGHTS_EXAMPLE = f"{EXAMPLE} --weights FILE -d DATASET -c CONFIGURATION"
+WEIGHTS_EXAMPLE = "nnUNetv2_semisup doctor --weights FILE -d DATASET -c CONFIGURATION"
 NAME_WEIGHTS = f"{WEIGHTS_EXAMPLE}   (FILE: a fold's checkpoint_final.pth)"
 
 SHOWN = ("nnunetv2", "torch", "torchvision")
@@ -45,19 +46,23 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A file of weights, and the training that it is meant for."""
+    """A dataset to look at, and a file of weights that is meant for it."""
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="also say whether nnUNetv2_train -pretrained_weights FILE would work; needs -d "
                              "and -c")  # fmt: skip
-    parser.add_argument("-d", dest="dataset", metavar="DATASET", help="with --weights: dataset id or name")
-    parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION", help="with --weights: 2d, 3d_fullres, ...")
-    parser.add_argument("-p", dest="plans", metavar="PLANS", help="with --weights: plans name, default: nnUNetPlans")
+    parser.add_argument("-d", dest="dataset", metavar="DATASET",
+                        help="also say whether this dataset, by id or name, is ready for a training")  # fmt: skip
+    parser.add_argument("-c", dest="configuration", metavar="CONFIGURATION",
+                        help="of the dataset: 2d, 3d_fullres, ...; default: all that are preprocessed")  # fmt: skip
+    parser.add_argument("-p", dest="plans", metavar="PLANS", help="of the dataset; default: nnUNetPlans")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every finding as soon as it is known. Returns 1 when one is broken."""
     _check_usage(args)
     chapters = [("Versions", versions), ("Variables", variables), ("Trainers", trainers)]
+    if args.dataset:
+        chapters.append(("Dataset", partial(dataset, args.dataset, args.configuration, args.plans)))
     if args.weights:
         chapters.append(("Weights", partial(weights, args.weights, args.dataset, args.configuration, args.plans)))
     n_broken = 0
@@ -127,6 +132,42 @@ def trainers() -> Iterator[Finding]:
             yield Finding(f"{name} from {found.__module__}")
 
 
+def dataset(name: str, configuration: str | None, plans_name: str | None) -> Iterator[Finding]:
+    """Whether plans, labelled and unlabelled cases of a dataset are there, for each configuration in question."""
+    try:
+        from nnunetv2_semisup.data.folders import find_dataset, load_plans, resolve_configuration, variable_folder
+        from nnunetv2_semisup.data.selection import ready_configurations
+
+        folder = variable_folder("nnUNet_preprocessed") / find_dataset(name)
+        plans = load_plans(folder, plans_name or "nnUNetPlans")
+        yield Finding(f"{plans['plans_name']} of {folder.name}")
+        if configuration:
+            resolve_configuration(plans, configuration)
+        for chosen in [configuration] if configuration else ready_configurations(folder, plans):
+            yield _cases(folder, plans, chosen)
+    except SemiSupervisedError as error:
+        yield _finding(error, f"nnUNetv2_plan_and_preprocess -d {name}")
+    except ImportError as error:
+        yield Finding(f"{name}: not looked at, {_where(error)}", _mend_lookup(error))
+
+
+def _cases(folder: Path, plans: dict[str, Any], configuration: str) -> Finding:
+    from nnunetv2_semisup.data.selection import count_cases
+
+    try:
+        labeled, images, copies = count_cases(folder, plans, configuration)
+    except SemiSupervisedError as error:
+        return _finding(error, f"nnUNetv2_semisup preprocess -d {folder.name}")
+    of_training = f", and {copies} image-only copies of labelled ones" if copies else ""
+    return Finding(f"{configuration}: {labeled} labelled cases, {images} unlabelled ones{of_training}")
+
+
+def _finding(error: SemiSupervisedError, otherwise: str) -> Finding:
+    """What is wrong and what to type, from a message that says both; `otherwise` is for one that does not."""
+    text, _, remedy = str(error).rpartition("; ")
+    return Finding(text or remedy, remedy.removeprefix("type: ") if text else otherwise)
+
+
 def weights(file: Path, dataset: str, configuration: str, plans_name: str | None) -> Iterator[Finding]:
     """Whether stock's -pretrained_weights takes a file for the network of a plan, and what to type in either case."""
     plans_name = plans_name or "nnUNetPlans"
@@ -138,8 +179,7 @@ def weights(file: Path, dataset: str, configuration: str, plans_name: str | None
         target = Target(load_plans(folder, plans_name), plans_name, configuration, load_dataset_json(folder))
         verdict = judge_weights(file, target)
     except SemiSupervisedError as error:
-        text, _, remedy = str(error).rpartition("; ")
-        yield Finding(text or remedy, remedy.removeprefix("type: ") if text else NAME_WEIGHTS)
+        yield _finding(error, NAME_WEIGHTS)
     except ImportError as error:
         yield Finding(f"{file}: not compared, {_where(error)}", _mend_lookup(error))
     else:
@@ -152,8 +192,8 @@ def weights(file: Path, dataset: str, configuration: str, plans_name: str | None
 def _check_usage(args: argparse.Namespace) -> None:
     if args.weights and not (args.dataset and args.configuration):
         raise SemiSupervisedError(f"--weights needs -d and -c, the training that they are for; type: {WEIGHTS_EXAMPLE}")
-    if not args.weights and (args.dataset or args.configuration or args.plans):
-        raise SemiSupervisedError(f"-d, -c and -p go with --weights FILE; type: {WEIGHTS_EXAMPLE}")
+    if not args.dataset and (args.configuration or args.plans):
+        raise SemiSupervisedError(f"-c and -p say what of a dataset to look at; type: {EXAMPLE} -c 3d_fullres")
 
 
 def _find_trainer(name: str) -> type:

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the plans and say how to train with them."""
     from nnunetv2_semisup.configuration.plans_file import write_plans
+    from nnunetv2_semisup.data.folders import find_dataset, variable_folder
     from nnunetv2_semisup.errors import SemiSupervisedError
     from nnunetv2_semisup.methods import methods, trainer_class
 
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if args.m not in known:
         raise SemiSupervisedError(f"there is no method {args.m!r}; known are: {', '.join(known)}")
     model = trainer_class(known[args.m]).settings_model()  # type: ignore[attr-defined]
-    file, is_new = write_plans(args.d, args.m, model, args.p, args.o, args.set)
+    folder = variable_folder("nnUNet_preprocessed") / find_dataset(args.d)
+    file, is_new = write_plans(folder, args.m, model, args.p, args.o, args.set)
     print(f"{'wrote' if is_new else 'there already, with the same settings:'} {file}")
     print(f"train with: nnUNetv2_train {args.d} CONFIGURATION FOLD -tr {known[args.m]} -p {file.stem}")
     return 0

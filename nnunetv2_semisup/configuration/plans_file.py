@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunetv2_semisup.configuration.settings import Settings, allowed_keys, allowed_values
 from nnunetv2_semisup.configuration.sources import SECTION, merged, preset
@@ -19,14 +17,14 @@ S = TypeVar("S", bound=Settings)
 
 
 def write_plans(
-    dataset: str, method: str, model: type[Settings], plans: str, name: str | None, assignments: Sequence[str]
+    folder: Path, method: str, model: type[Settings], plans: str, name: str | None, assignments: Sequence[str]
 ) -> tuple[Path, bool]:
     """Copy the plans of a dataset, add the settings of a method, and save them as `name`.
 
     `data_identifier` stays, so nothing is preprocessed again.
 
     Args:
-        dataset: id or name.
+        folder: of the preprocessed dataset.
         method: METHOD name, whose preset is the start.
         model: the method's settings.
         plans: name of the plans to copy.
@@ -37,19 +35,14 @@ def write_plans(
         The file, and whether it is new. It is not when it stood there with the same content.
 
     Raises:
-        SemiSupervisedError: missing variables, dataset or plans; a refused setting; another content under this name.
+        SemiSupervisedError: no such plans; a name that cannot be one; a refused setting; another content under this
+            name.
     """
-    for variable in (nnUNet_raw, nnUNet_preprocessed):
-        if not variable.is_set():
-            unset = variable.env_var_name
-            raise SemiSupervisedError(f"{unset} is not set; type: export {unset}=FOLDER")
-    try:
-        folder = Path(str(nnUNet_preprocessed)) / maybe_convert_to_dataset_name(_id_or_name(dataset))
-    except RuntimeError as error:
-        raise SemiSupervisedError(f"there is no dataset {dataset} ({error})") from None
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise SemiSupervisedError(f"-o {name}: the name of plans has letters, digits, '.', '-' and '_' alone")
     source = folder / f"{plans}.json"
     if not source.is_file():
-        raise SemiSupervisedError(f"{source} does not exist; type: nnUNetv2_plan_and_preprocess -d {dataset}")
+        raise SemiSupervisedError(f"{source} does not exist; type: nnUNetv2_plan_and_preprocess -d {folder.name}")
     settings = parse_settings(method, model, assignments)
     content = json.loads(source.read_text(encoding="utf-8"))
     name = name or f"{plans}_{method}"
@@ -71,10 +64,6 @@ def parse_settings(method: str, model: type[S], assignments: Sequence[str]) -> S
     for assignment in assignments:
         values = merged(values, _nested(assignment, model))
     return model.parse(values, origin="--set")
-
-
-def _id_or_name(dataset: str) -> int | str:
-    return int(dataset) if dataset.isdigit() else dataset
 
 
 def _nested(assignment: str, model: type[Settings]) -> dict[str, Any]:

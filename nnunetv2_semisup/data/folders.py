@@ -37,7 +37,9 @@ def find_dataset(dataset: str) -> str:
     try:
         name = str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
-        raise SemiSupervisedError(f"-d {dataset}: {' '.join(str(error).split())}") from error
+        # nnU-Net's first sentence says what is wrong, the others list what doctor shows.
+        what = " ".join(str(error).split()).split(". ")[0]
+        raise SemiSupervisedError(f"-d {dataset}: {what}; type: nnUNetv2_semisup doctor") from error
     if not (preprocessed / name).is_dir():
         raise SemiSupervisedError(
             f"{name} is not in {preprocessed}; type: nnUNetv2_plan_and_preprocess -d {dataset_option(name)}"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
 from nnunetv2_semisup.data.case_preprocessing import case_files
 from nnunetv2_semisup.data.folders import dataset_option, preprocessed_identifiers, resolve_configuration
 from nnunetv2_semisup.data.manifest import Manifest, preprocessing_hash, read_manifest, unlabeled_folder
@@ -127,6 +129,37 @@ def select_images(
     _refuse_unusable(images, manifest, preprocessing_hash(plans, configuration), folder, command)
     _refuse_leak(images, manifest, labeled_cases, copies, command)
     return RunCases((), tuple(sorted(left_out)), tuple(sorted(images)))
+
+
+def ready_configurations(dataset_folder: Path, plans: dict[str, Any]) -> list[str]:
+    """The plans' configurations of which stock nnU-Net has preprocessed cases.
+
+    Raises SemiSupervisedError where there is none.
+    """
+    names = list(PlansManager(plans).available_configurations)
+    ready = [
+        name
+        for name in names
+        if preprocessed_identifiers(dataset_folder / resolve_configuration(plans, name).data_identifier)
+    ]
+    if not ready:
+        raise SemiSupervisedError(
+            f"{dataset_folder} holds no preprocessed case for {plans['plans_name']}; type: nnUNetv2_preprocess "
+            f"-d {dataset_option(dataset_folder.name)} -plans_name {plans['plans_name']} -c {' '.join(names)}"
+        )
+    return ready
+
+
+def count_cases(dataset_folder: Path, plans: dict[str, Any], configuration: str) -> tuple[int, int, int]:
+    """How many labelled cases, unlabelled ones and image-only copies of labelled ones are ready for a training.
+
+    Raises SemiSupervisedError: as `select_images`, for a run with all images and fold "all".
+    """
+    data_identifier = resolve_configuration(plans, configuration).data_identifier
+    labeled = _labeled_cases(dataset_folder, data_identifier, configuration)
+    images = select_images(dataset_folder, plans, configuration, "all", None, exclude_val=False).unlabeled
+    copies = labeled & set(images)
+    return len(labeled), len(images) - len(copies), len(copies)
 
 
 def _labeled_cases(dataset_folder: Path, data_identifier: str, configuration: str) -> set[str]:

@@ -92,16 +92,25 @@ def save_with_section(save_stock: Callable[[io.BytesIO], None], file: Path, sect
         return
     buffer.seek(0)
     checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+    del buffer
     checkpoint[SECTION] = dict(section)
+    # In memory first: where the disk is full, torch's own writer says something of an unexpected position.
+    whole = io.BytesIO()
+    torch.save(checkpoint, whole)
     temporary = file.with_name(file.name + ".tmp")
     try:
-        torch.save(checkpoint, temporary)
+        temporary.write_bytes(whole.getbuffer())
         os.replace(temporary, file)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise SemiSupervisedError(
-            f"cannot write {file} ({error}); make room or mend the permissions, then run the same command with --c"
-        ) from None
+        raise cannot_write(file, error) from None
+
+
+def cannot_write(file: Path, error: OSError) -> SemiSupervisedError:
+    """What to say where a file of a run cannot be written."""
+    return SemiSupervisedError(
+        f"cannot write {file} ({error.strerror}); make room or mend the permissions, then run the same command with --c"
+    )
 
 
 def refuse_changes(section: Mapping[str, Any], settings: Mapping[str, Any], cases: Mapping[str, list[str]]) -> None:

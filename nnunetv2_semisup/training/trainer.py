@@ -422,6 +422,13 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """Log our epoch and its cost before nnU-Net writes its checkpoint, which holds both."""
         started = self.logger.local_logger.my_fantastic_logging["epoch_start_timestamps"][-1]
         self.cost.end_epoch(time.time() - started, self.device)
+        try:
+            self._log_epoch()
+        except OSError as error:
+            raise checkpoint.cannot_write(Path(self.output_folder), error) from None
+        super().on_epoch_end()
+
+    def _log_epoch(self) -> None:
         if self.local_rank == 0:
             self.cost.write(Path(self.output_folder))
         if self.regularizers:
@@ -434,7 +441,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             signs = {name.removeprefix("sign/"): v for name, v in means.items() if name.startswith("sign/")}
             for alarm in [alarm for regularizer in self._regularizers if signs for alarm in regularizer.alarms(signs)]:
                 self.print_to_log_file(f"WARNING: {alarm}")
-        super().on_epoch_end()
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint with our section under one key of its own, written whole or not at all."""
@@ -487,7 +493,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         record = Path(self.output_folder) / "validation" / "semisup_validation.json"
         if self.local_rank == 0:
             record.unlink(missing_ok=True)
-        super().perform_actual_validation(save_probabilities)
+        with sigterm_unwinds():
+            super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
             record.write_text(json.dumps({"checkpoint": self._weights_of}))
 

@@ -273,10 +273,37 @@ def test_files_that_are_no_weights(in_toy: Workspace, tmp_path: Path):
     assert "its network_weights hold no tensor" in broken_line(save(file, {}))
 
 
-@pytest.mark.parametrize("flags", [["--weights", "f.pth"], ["--weights", "f.pth", "-d", "7"], ["-d", "7"]])
-def test_wrong_usage_is_one_line(flags: list[str], capsys: pytest.CaptureFixture[str]):
+def test_a_dataset_that_is_ready_and_one_that_is_not(in_toy: Workspace):
+    def lines(*of: str | None) -> list[doctor.Finding]:
+        return list(doctor.dataset(*of))
+
+    plans, cases, *others = lines("901", None, None)
+    assert plans.text == f"nnUNetPlans of {DATASET}"
+    assert cases.text == "3d_fullres: 5 labelled cases, 3 unlabelled ones, and 5 image-only copies of labelled ones"
+    assert not any(finding.remedy for finding in (plans, cases, *others))
+    assert all(finding.text.startswith("3d_cascade_fullres") for finding in others)  # the same data
+    assert lines(DATASET, "3d_fullres", "nnUNetPlans") == [plans, cases]
+    [missing] = lines("901", None, "nope")
+    assert missing.text.startswith("there are no plans ")
+    assert missing.remedy.startswith("nnUNetv2_plan_and_preprocess -d 901")
+    assert lines("17", None, None)[0].remedy
+    assert "have no configuration 2.5d" in lines("901", "2.5d", None)[1].text
+    [_, low] = lines("901", "3d_lowres", None)
+    assert "holds no labelled case" in low.text
+    assert low.remedy == "nnUNetv2_preprocess -d 901 -c 3d_lowres"
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        (["--weights", "f.pth"], "--weights FILE -d DATASET -c CONFIGURATION"),
+        (["--weights", "f.pth", "-d", "7"], "--weights FILE -d DATASET -c CONFIGURATION"),
+        (["-c", "3d_fullres"], "doctor -d 7 -c 3d_fullres"),
+    ],
+)
+def test_wrong_usage_is_one_line(flags: list[str], advice: str, capsys: pytest.CaptureFixture[str]):
     assert main(["doctor", *flags]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     [line] = shown.err.splitlines()
-    assert "--weights FILE -d DATASET -c CONFIGURATION" in line
+    assert advice in line

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,22 +156,33 @@ def test_a_checkpoint_that_is_truncated_or_not_ours_is_refused(unfinished, tmp_p
     assert "\n" not in str(error.value)
 
 
-def test_no_half_checkpoint_stays_when_the_disk_is_full(in_toy, monkeypatch):
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to let a file grow beyond so many bytes, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_half_checkpoint_stays_when_the_disk_is_full(in_toy):
     trainer = in_toy.trainer("nnUNetTrainerLabeledOnly", LENGTH, plans_name="full_disk")
     trainer.initialize()
     file = f"{trainer.output_folder}/checkpoint_latest.pth"
     trainer.save_checkpoint(file)
     before = Path(file).read_bytes()
-    save = torch.save
-
-    def fail_on_disk(value: Any, target: Any) -> None:
-        if not hasattr(target, "write"):
-            target.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        save(value, target)
-
-    monkeypatch.setattr(torch, "save", fail_on_disk)
-    with pytest.raises(SemiSupervisedError, match="No space left"):
+    message = r"^cannot write .*checkpoint_latest.pth \(File too large\); make room or mend the permissions, then run "
+    with files_of_at_most(len(before) // 2), pytest.raises(SemiSupervisedError, match=message):
         trainer.save_checkpoint(file)
     assert Path(file).read_bytes() == before
     assert not list(Path(trainer.output_folder).glob("*.tmp"))
+
+
+def test_a_log_that_cannot_be_written_ends_the_training_in_one_line(in_toy):
+    trainer = in_toy.trainer("nnUNetTrainerMIReg", LENGTH, plans_name="full_log")
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    with files_of_at_most(10), pytest.raises(SemiSupervisedError, match=r"^cannot write .*File too large.*--c$"):
+        trainer.on_epoch_end()

@@ -49,7 +49,7 @@ def write_files(benchmark: Benchmark) -> None:
             split = make_split(dataset_folder, raw, dataset_json, run.fold, int(run.labeled), seed)
             write_split(dataset_folder, run.split, run.fold, split)
         model = settings_model(run.method)
-        write_plans(request.dataset, run.method, model, request.plans, run.plans, assignments(request, run))
+        write_plans(dataset_folder, run.method, model, request.plans, run.plans, assignments(request, run))
 
 
 def needs_images(benchmark: Benchmark) -> bool:
