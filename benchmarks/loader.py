@@ -6,7 +6,7 @@
 
 A sample is one crop in two views under nnU-Net's default augmentation. Compare the rate with what a training
 step eats (benchmarks/step.py); the processor time says what the rate would be on a machine that does nothing
-else. Memory is what the processes hold alone (USS) at the end, and its growth since the first tenth of the samples.
+else. Memory is what the processes hold alone (USS) at the end, and its growth over the second half of the samples.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def measure(loader: UnlabeledLoader, processes: int, samples: int) -> Row:
         start = time.perf_counter()
         for index in tqdm(range(batches), desc=f"{processes} workers", disable=None):
             next(augmenter)
-            if index in (batches // 10, batches - 1):
+            if index in (batches // 2, batches - 1):
                 memory.append(sum(process.memory_full_info().uss for process in drawing) / MIB)
         seconds = time.perf_counter() - start
         spent += _cpu_seconds(drawing)
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("-c", default="3d_fullres", help="configuration of -d")
     parser.add_argument("-p", default="nnUNetPlans", help="plans of -d")
     parser.add_argument("-b", type=int, default=2, help="batch size")
-    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--processes", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("-o", type=Path, help="CSV file")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Dice of every arm on the development cases: trains with stock commands, one CSV of per-case Dice a run.
+"""Dice of every arm on the development cases: trains with stock commands; a CSV of per-case Dice a run, and of its log.
 
     python benchmarks/quality.py --data FOLDER --work FOLDER --dataset 804 --arms labeledonly-4 mireg-4 --seeds 0
 
@@ -25,6 +25,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn
 
 from nnunetv2_semisup.data.pieces import largest_component
 from nnunetv2_semisup.methods import methods
+from nnunetv2_semisup.training.run_log import LOG_FILE, read_log
 
 RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
 COMBINATIONS = Path(__file__).parent / "combinations"
@@ -161,6 +162,20 @@ def write_csv(fold: Path, file: Path) -> None:
                 writer.writerow([name, label, f"{metrics['Dice']:.6f}", f"{one_piece:.6f}"])
 
 
+def log_name(dataset: int, arm: str, seed: int) -> str:
+    return f"log_{dataset}_{arm}_seed{seed}.csv"
+
+
+def write_log(fold: Path, file: Path) -> None:
+    """The run's semisup_log.csv in four digits: terms, gradients and signs of life of every epoch."""
+    rows = read_log(fold / LOG_FILE) if (fold / LOG_FILE).exists() else []
+    if rows:
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({name: value and f"{float(value):.4g}" for name, value in row.items()} for row in rows)
+
+
 def read_labels(file: str) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(file))
 
@@ -198,7 +213,9 @@ def run(args: argparse.Namespace) -> None:
         for arm in args.arms:
             file = args.output / csv_name(args.dataset, arm, seed)
             if not file.exists():
-                write_csv(train(args.dataset, arm, seed, small, args.device), file)
+                fold = train(args.dataset, arm, seed, small, args.device)
+                write_log(fold, args.output / log_name(args.dataset, arm, seed))
+                write_csv(fold, file)
 
 
 def main() -> None:

@@ -85,16 +85,22 @@ def make_workspace(
     planner: str = "ExperimentPlanner",
     regions: bool = False,
     ignore: bool = False,
+    prefix: str = "",
     patch: dict[str, list[int]] | None = None,
     **dataset: Any,
 ) -> Workspace:
-    """Plan and preprocess a synthetic dataset, labelled and unlabelled, with small networks and patches."""
+    """Plan and preprocess a synthetic dataset, labelled and unlabelled, with small networks and patches.
+
+    `prefix` stands before the names of all cases.
+    """
     options = {"n_labeled": 5, "n_unlabeled": 3, "n_test": 1, "shape": (16, 24, 24), "seed": 3} | dataset
     for name in VARIABLES:
         (root / name).mkdir(parents=True)
     raw = root / "raw" / DATASET
     make_dataset(raw, **options)
     _change_labels(raw, regions, ignore)
+    for file in raw.glob("*/*"):
+        file.rename(file.with_name(prefix + file.name))
     workspace = Workspace(root)
     plan_and_preprocess(workspace, configurations, planner, patch or {})
     return workspace

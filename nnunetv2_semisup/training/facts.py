@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from nnunetv2_semisup.data.pieces import structures_in_one_piece
 from nnunetv2_semisup.data.structures import structures_of
@@ -45,7 +46,9 @@ def _structures_in_one_piece(trainer: Any) -> tuple[int, ...]:
     labeled, _ = trainer.do_split()
     cases = sorted(labeled)[:: -(-len(labeled) // MOST_CASES)]
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(cases))
-    maps = (np.asarray(dataset.load_case(case)[1])[0] for case in cases)
+    # Label maps of large cases take a second each.
+    bar = tqdm(cases, desc="structures in one piece", disable=None, leave=False)
+    maps = (np.asarray(dataset.load_case(case)[1])[0] for case in bar)
     structures = map(_members, structures_of(labels))
     return structures_in_one_piece(maps, list(structures), trainer.configuration_manager.patch_size)
 

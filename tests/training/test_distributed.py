@@ -81,6 +81,27 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def work_on_gpu(rank: int, folder: str) -> None:
+    distributed.init_process_group("nccl", init_method=f"file://{folder}/nccl", rank=rank, world_size=1)
+    layer = broadcast_layer().cuda()
+    broadcast(layer)
+    (summed(layer.weight) ** 2).sum().backward()
+    average_gradients(layer.parameters())
+    torch.save(layer.weight.grad.cpu(), f"{folder}/nccl.pt")
+    distributed.destroy_process_group()
+
+
+def broadcast_layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2, bias=False)
+
+
+@pytest.mark.gpu
+def test_one_process_on_a_gpu(tmp_path: Path):
+    multiprocessing.start_processes(work_on_gpu, (str(tmp_path),), nprocs=1, start_method="spawn")
+    torch.testing.assert_close(torch.load(tmp_path / "nccl.pt"), 2 * broadcast_layer().weight.detach())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_equal_one(of_two: Path, method: str):
     first, second = (torch.load(of_two / f"{method}_{rank}.pt") for rank in (0, 1))

@@ -1,15 +1,36 @@
-"""Means over an epoch."""
+"""Means over an epoch, and what of them reaches the logs."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from nnunetv2_semisup.training.run_log import EpochMeans
+from tests.workspace import TINY
 
-pytestmark = pytest.mark.fast
+
+def test_alarms_of_an_epoch_stand_in_the_log(in_toy):
+    trainer = in_toy.trainer("nnUNetTrainerMIReg", TINY, plans_name="alarms")
+    trainer.initialize()
+    (regularizer,) = trainer.heads
+    regularizer.alarms = lambda signs: [f"the foreground is {signs['foreground']:.1f}"]
+    trainer.run_training()
+    log = Path(trainer.log_file).read_text()
+    # The first epoch is the warm-up, without unlabelled steps and signs.
+    assert log.count("WARNING: the foreground is ") == 2
 
 
+def test_tensorboard_has_the_columns_where_it_is_installed(in_toy):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer = in_toy.trainer("nnUNetTrainerMIReg", TINY, plans_name="tensorboard")
+    trainer.run_training()
+    events = reader.EventAccumulator(f"{trainer.output_folder}/tensorboard")
+    events.Reload()
+    assert {"weighted/mi_bottleneck", "sign/foreground"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.fast
 def test_what_is_unknown_in_a_step_does_not_count():
     means = EpochMeans()
     for value in (1.0, math.nan, 3.0):

@@ -76,7 +76,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "shape": (8, 32, 32), "spacing": (6.0, 1.5, 1.5), "patch": {"3d_fullres": [8, 32, 32]}, "regions": True,
         "channels": 2,
     },
-    "ignore_residual": {"ignore": True, "planner": "nnUNetPlannerResEncM"},
+    "ignore_residual": {"ignore": True, "planner": "nnUNetPlannerResEncM", "prefix": "Fäll 1 "},
     "rgb_png": {"configurations": ("2d",), "shape": (32, 40), "channels": 3, "file_ending": ".png", "spacing": (1, 1)},
 }  # fmt: skip
 
@@ -105,6 +105,7 @@ def test_ignore_label_and_residual_encoder(rows, name):
     with workspace.active():
         trainer = train(workspace, name)
         assert trainer.label_manager.has_ignore_label
+        assert all(case.startswith("Fäll 1 ") for cases in trainer.case_lists().values() for case in cases)
         assert type(trainer.network).__name__ == "ResidualEncoderUNet"
 
 
