@@ -142,7 +142,8 @@ DATASETS = {
               "selftraining-4": 1, "entropymin-4": 1, "bim-4": 1, "localcontrast-4": 3, "crosslevel-4": 3,
               "mixedkd-4": 1, "fixmatch-localcontrast-4": 1, "fixmatch-crosslevel-4": 1},
         variants={
-            "mireg": {"mireg-4": 3, "mireg-nomi-4": 3, "mireg-strong-4": 1, "mireg-noglobal-4": 1, "mireg-nolocal-4": 1, "mireg-pooled-4": 1,
+            "mireg": {"mireg-4": 3, "mireg-nomi-4": 3, "mireg-strong-4": 1, "mireg-noglobal-4": 1,
+                      "mireg-nolocal-4": 1, "mireg-pooled-4": 1,
                       "mireg-mionly-4": 1, "mireg-pieces-4": 1, "mireg-unmixed-pieces-4": 1, "mireg-teacher-4": 1,
                       "mireg-own-4": 1, "mireg-own-nomi-4": 1},
             "meanteacher": {"meanteacher-4": 3, "meanteacher-weak-4": 1},
