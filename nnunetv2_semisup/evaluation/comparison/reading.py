@@ -29,6 +29,8 @@ _NOT_COMPARED = ("data_identifier", "inherits_from", "median_image_size_in_voxel
 _RENAMED = {"architecture": "network"}
 _PLANS_KEYS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
 _SETTINGS_KEYS = ("training.initial_lr", "training.lr_warmup_epochs")
+_SHOWN = 12
+"""Digits of the fingerprint of weights."""
 
 
 def read_fold(folder: Path) -> Run:
@@ -70,6 +72,9 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
     plan = {_RENAMED.get(key, key): value for key, value in resolved.items() if key not in _NOT_COMPARED}
     plan |= {"configuration": configuration} | {key: plans[key] for key in _PLANS_KEYS}
     plan |= {key: settings[key] for key in _SETTINGS_KEYS}
+    # A checkpoint from before they were recorded does not say so.
+    initial_weights = section.get("initial_weights")
+    plan["initial_weights"] = None if initial_weights is None else initial_weights["weights"][:_SHOWN]
     epochs = int(checkpoint["current_epoch"])
     log = checkpoint["logging"]
     return Training(
@@ -85,6 +90,7 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
         plan=plan,
         data_identifier=str(resolved["data_identifier"]),
         cost=_cost(folder),
+        initial_weights=initial_weights,
         curves={name: tuple(float(value) for value in log[name]) for name in CURVES if name in log},
     )
 
