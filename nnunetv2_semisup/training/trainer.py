@@ -494,13 +494,13 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                         stop_loader(loader)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's validation, with a record of which checkpoint predicted."""
+        """nnU-Net's validation, with a record of which checkpoint predicted, once it is whole."""
         record = Path(self.output_folder) / "validation" / "semisup_validation.json"
         if self.local_rank == 0:
             record.unlink(missing_ok=True)
         super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
-            record.write_text(json.dumps({"checkpoint": self._weights_of}))
+            record.write_text(json.dumps({"checkpoint": self._weights_of, "epoch": self.current_epoch}))
 
 
 def _to(target: Any, device: torch.device) -> Any:

@@ -143,6 +143,11 @@ def unknown(run: Run) -> list[str]:
             f"{run.name}: it began with the weights of another training, which does not say what it saw; whether "
             "validation cases or hidden labels were among it was not checked"
         )
+    if run.epoch is None:
+        lines.append(
+            f"{run.name}: its validation does not say after how many epochs it was made; if the training went "
+            "on since, these are segmentations of the shorter one"
+        )
     return lines
 
 

@@ -57,6 +57,8 @@ class Run:
     """None for segmentations from elsewhere."""
     checkpoint: str | None = None
     """Name of the checkpoint that made the segmentations, where that was recorded."""
+    epoch: int | None = None
+    """How many epochs it had been trained for, where that was recorded."""
 
     @property
     def is_baseline(self) -> bool:
