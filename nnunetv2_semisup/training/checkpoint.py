@@ -62,7 +62,7 @@ def restore(trainer: Any, section: Mapping[str, Any]) -> None:
         trainer.teacher.load_state_dict(modules["teacher"])
     trainer.initial_weights = section.get("initial_weights")
     trainer.optimizer_steps = section["optimizer_steps"]
-    vars(trainer.cost).update(section["cost"])
+    trainer.cost.go_on_from(section["cost"])
 
 
 def restore_random_states(trainer: Any, section: Mapping[str, Any]) -> None:
