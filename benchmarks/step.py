@@ -4,10 +4,12 @@
 
 nnUNet_preprocessed must hold the dataset, planned and with unlabelled cases. Every arm runs in a process of its own,
 in turn, `--rounds` times; medians are printed. On a CPU seconds are those of the process, which other work on the
-machine disturbs least. "Samples" are patches through a network: labelled and unlabelled ones
-with gradient, and a teacher's without. The EMA update is timed by itself, after the steps. Memory is the peak of all
-tensors, weights and optimiser included, from building the trainer to the end of its third step, as torch counts it: on
-a CPU in a process of its own under torch's profiler, so that neither the allocator nor the machine's load moves it.
+machine disturbs least. "Samples" are patches through a network: labelled and unlabelled ones with
+gradient, and a teacher's without. The EMA teacher's forwards are timed within the steps, so that the step without them
+can be set against stock's; of a method without such a teacher both are the same. The EMA update is timed by itself,
+after the steps. Memory is the peak of all tensors, weights and optimiser included, from building the trainer to the end
+of its third step, as torch counts it: on a CPU in a process of its own under torch's profiler, so that neither the
+allocator nor the machine's load moves it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,26 +95,56 @@ def start(arm: str, args: argparse.Namespace) -> tuple[Any, list[Any]]:
 
 
 def measure_time(arm: str, args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds a step, samples a step, seconds of an EMA update."""
+    """Median seconds a step, of which of the teacher's forwards; samples a step; seconds of an EMA update."""
     trainer, batches = start(arm, args)
     device = torch.device(args.device)
-    clock = time.process_time if args.device == "cpu" else time.perf_counter
-    seconds = []
+    clock = partial(_now, device)
+    teacher = _TimedTeacher(trainer, clock)
+    seconds, teacher_seconds = [], []
     for step in range(args.warmup + args.steps):
+        teacher.seconds = 0.0
         begin = clock()
         trainer.train_step(batches[step % 2])
-        if device.type == "cuda":
-            torch.cuda.synchronize()
         if step >= args.warmup:
             seconds.append(clock() - begin)
+            teacher_seconds.append(teacher.seconds)
     all_steps = args.warmup + args.steps
     cost = trainer.cost if hasattr(trainer, "cost") else None
     return {
         "seconds": statistics.median(seconds),
+        "teacher": statistics.median(teacher_seconds),
         "samples": cost.samples / all_steps if cost else trainer.batch_size,
         "gradient": cost.gradient_samples / all_steps if cost else trainer.batch_size,
         "ema": _ema_update(trainer, device),
     }
+
+
+def _now(device: torch.device) -> float:
+    """Seconds of this process on a CPU; on a GPU of the clock, when everything has been computed."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class _TimedTeacher:
+    """Seconds that the EMA teacher's forwards of a trainer take; 0 where it has none."""
+
+    def __init__(self, trainer: Any, clock: Callable[[], float]) -> None:
+        self.seconds = 0.0
+        if getattr(trainer, "_ema_decay", None) is None:
+            return
+        unlabeled_pass = trainer._unlabeled_pass
+        forward = unlabeled_pass.forward
+
+        def timed(network: Any, *args: Any) -> Any:
+            begin = clock()
+            outputs = forward(network, *args)
+            if network is trainer.teacher:
+                self.seconds += clock() - begin
+            return outputs
+
+        unlabeled_pass.forward = timed
 
 
 def measure_memory(arm: str, args: argparse.Namespace) -> dict[str, float]:
@@ -214,6 +247,7 @@ def main() -> None:
     base = medians["stock"]
     rows = []
     for arm, value in medians.items():
+        without = (value["seconds"] - value["teacher"]) / value["gradient"] / (base["seconds"] / base["gradient"])
         per = {key: value["seconds"] / value[key] / (base["seconds"] / base[key]) for key in ("samples", "gradient")}
         rows.append(
             {
@@ -224,6 +258,7 @@ def main() -> None:
                 "step / stock": f"{value['seconds'] / base['seconds']:.2f}",
                 "per sample / stock": f"{per['samples']:.2f}",
                 "per gradient sample / stock": f"{per['gradient']:.2f}",
+                "the same without the teacher's forward": f"{without:.2f}",
                 "EMA update / step": f"{value['ema'] / value['seconds']:.3f}",
                 "peak MB": f"{value['bytes'] / 1e6:.0f}",
                 "peak / stock": f"{value['bytes'] / base['bytes']:.2f}",

@@ -30,6 +30,7 @@ def section_of(trainer: Any) -> dict[str, Any]:
         "settings": trainer.settings.model_dump(),
         "requested": trainer.requested.model_dump(),
         "cases": trainer.case_lists(),
+        "initial_weights": trainer.initial_weights,
         "optimizer_steps": trainer.optimizer_steps,
         "cost": asdict(trainer.cost),
         "modules": {name: dict(module.state_dict()) for name, module in modules.items() if module is not None},
@@ -59,8 +60,9 @@ def restore(trainer: Any, section: Mapping[str, Any]) -> None:
         if trainer.teacher is None:
             trainer.teacher = make_teacher(unwrapped(trainer.network))
         trainer.teacher.load_state_dict(modules["teacher"])
+    trainer.initial_weights = section.get("initial_weights")
     trainer.optimizer_steps = section["optimizer_steps"]
-    vars(trainer.cost).update(section["cost"])
+    trainer.cost.go_on_from(section["cost"])
 
 
 def restore_random_states(trainer: Any, section: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,6 +36,7 @@ from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.facts import facts_of
+from nnunetv2_semisup.training.initial_weights import fingerprint, other_weights
 from nnunetv2_semisup.training.peer import build_peer, build_second_decoder
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, outline_of
 from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
@@ -102,6 +104,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.optimizer_steps = 0
         self.cost = Cost()
         self._means = EpochMeans()
+        self.initial_weights: dict[str, Any] | None = None
+        self._fresh_weights: str | None = None
         self._restored: dict[str, Any] | None = None
         self._split: tuple[list[str], list[str]] | None = None
         self._first_of_epoch = True
@@ -149,6 +153,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             if self._has_second_decoder:
                 self.teacher = build_second_decoder(self)
         self._plan_rounds()
+        self._fresh_weights = fingerprint(self.network)
 
     def _apply(self, training: TrainingSettings) -> None:
         """nnU-Net keeps these as attributes of the trainer; "auto" leaves what the class or a subclass says."""
@@ -231,6 +236,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers and not self._looked_for_cases:
             place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
             self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
+        if self._fresh_weights is not None:
+            self.initial_weights = other_weights(self.network, self._fresh_weights, sys.argv)
+            self._fresh_weights = None
         super().on_train_start()
         self._print_run()
         if self._ema_decay is not None and self.teacher is None:
@@ -265,6 +273,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.print_to_log_file(f"Semi-supervised settings: {self.settings.model_dump()}")
         for kind, ids in (("labelled", labeled), ("validation", val), ("unlabelled", self.cases.unlabeled)):
             self.print_to_log_file(f"{len(ids)} {kind} cases: {', '.join(ids)}")
+        if self.initial_weights is not None:
+            self.print_to_log_file(f"Started from the weights of {self.initial_weights['file'] or 'another network'}")
 
     # ------------------------------------------------------------------ a training step
 
@@ -472,6 +482,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self.settings = checkpoint.continued_settings(section, self.settings_model(), self.requested)
         super().load_checkpoint(filename_or_checkpoint)
         checkpoint.restore(self, section)
+        self._fresh_weights = None
         self._restored = section if self.continues else None
         self._weights_of = Path(str(filename_or_checkpoint)).name
 
@@ -489,14 +500,14 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
                         stop_loader(loader)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's validation, with a record of which checkpoint predicted."""
+        """nnU-Net's validation, with a record of which checkpoint predicted, once it is whole."""
         record = Path(self.output_folder) / "validation" / "semisup_validation.json"
         if self.local_rank == 0:
             record.unlink(missing_ok=True)
         with sigterm_unwinds():
             super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0:
-            record.write_text(json.dumps({"checkpoint": self._weights_of}))
+            record.write_text(json.dumps({"checkpoint": self._weights_of, "epoch": self.current_epoch}))
 
 
 def _to(target: Any, device: torch.device) -> Any:

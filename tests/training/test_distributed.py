@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nnunetv2_semisup.data.pseudo_labels import UNKNOWN
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.regularizers.base import Labeled
+from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
 from tests.regularizers.toy_step import build, facts_of, labeled_batch, network_of, pseudo_label, random_views, step_of
 
@@ -70,7 +72,19 @@ def work(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for method in METHODS:
         torch.save(gradients(method, slice(2 * rank, 2 * rank + 2), wrap=True), f"{folder}/{method}_{rank}.pt")
+    torch.save(cost_of_two_epochs(rank), f"{folder}/cost_{rank}.pt")
     distributed.destroy_process_group()
+
+
+def cost_of_two_epochs(rank: int) -> tuple[float, float, int]:
+    """Two epochs of a training that goes on; the first process has the larger part of each batch, as nnU-Net may do."""
+    cost = Cost()
+    cost.go_on_from(asdict(Cost(samples=100, gradient_samples=50, epochs=1)))
+    for _ in range(2):
+        cost.count(2 - rank, gradient=True)
+        cost.count(2 - rank, gradient=False)
+        cost.end_epoch(1.0, torch.device("cpu"))
+    return cost.samples, cost.gradient_samples, cost.epochs
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +124,11 @@ def test_two_processes_equal_one(of_two: Path, method: str):
     for a, b, expected in zip(first, second, whole, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_samples_are_those_of_all_processes(of_two: Path):
+    for rank in range(2):
+        assert torch.load(of_two / f"cost_{rank}.pt") == (100 + 2 * 6, 50 + 2 * 3, 3)
 
 
 def test_a_single_process_does_nothing():

@@ -13,8 +13,8 @@ def test_the_record_names_the_checkpoint_that_predicted(in_toy):
     trainer.run_training()
     record = Path(trainer.output_folder) / "validation" / "semisup_validation.json"
     trainer.perform_actual_validation()
-    assert json.loads(record.read_text()) == {"checkpoint": "checkpoint_final.pth"}
+    assert json.loads(record.read_text()) == {"checkpoint": "checkpoint_final.pth", "epoch": 1}
     # As nnUNetv2_train does with --val_best.
     trainer.load_checkpoint(f"{trainer.output_folder}/checkpoint_best.pth")
     trainer.perform_actual_validation()
-    assert json.loads(record.read_text()) == {"checkpoint": "checkpoint_best.pth"}
+    assert json.loads(record.read_text()) == {"checkpoint": "checkpoint_best.pth", "epoch": 1}

@@ -41,7 +41,8 @@ def check_request(request: Request, device: str) -> None:
     if silent := [method for method in request.methods if not learns_to_segment(method)]:
         raise SemiSupervisedError(
             f"{silent[0]} learns no segmentation, so there is nothing to compare; leave it out, fine-tune from its "
-            "weights with -pretrained_weights and give that run to: nnUNetv2_semisup compare"
+            "weights with -pretrained_weights and give that run to: nnUNetv2_semisup compare --allow-different "
+            "initial_weights"
         )
     for flag in ("methods", "labeled", "folds", "seeds"):
         _refuse_twice(flag, getattr(request, flag))

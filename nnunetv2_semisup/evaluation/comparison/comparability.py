@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.runs import ALL, BASELINE, Refused, Run, Training
@@ -44,7 +45,9 @@ def reference_of(runs: Sequence[Run]) -> Reference:
         raise SemiSupervisedError(
             f"none of the runs is one of {BASELINE}, which every difference is taken to; name one as well"
         )
-    first = min(trainings, key=lambda training: (training.labels == ALL, training.fold))
+    first = min(
+        trainings, key=lambda training: (training.initial_weights is not None, training.labels == ALL, training.fold)
+    )
     trainings = [training for training in trainings if training.dataset == first.dataset]
     parts = tuple(sorted({training.val for training in trainings}))
     shared = sorted(case for case, n in Counter(case for part in parts for case in part).items() if n > 1)
@@ -81,6 +84,7 @@ def why_refused(run: Run, reference: Reference, allowed: Collection[str]) -> str
     reasons = (
         _other_data(run.training, reference),
         _own_leak(run.training),
+        _inherited_leak(run.training),
         _other_labels(run, reference),
         _other_length(run.training, reference.training),
         _other_plan(run, reference, allowed),
@@ -113,6 +117,47 @@ def _own_leak(training: Training) -> str | None:
         if both := sorted(set(cases) & set(training.val)):
             return f"its {kind} cases include {len(both)} of its validation cases, e.g. {both[0]}"
     return None
+
+
+def _inherited_leak(training: Training) -> str | None:
+    """What the weights that it began with have seen, of the same dataset, and it may not."""
+    for origin in _origins(training):
+        if origin is None or origin["dataset"] != training.dataset:
+            continue
+        begun = f"it began with weights of {origin['trainer']}, whose"
+        for kind, cases in origin["cases"].items():
+            if kind != "val" and (both := sorted(set(cases) & set(training.val))):
+                return f"{begun} {kind} cases include {len(both)} of its validation cases, e.g. {both[0]}"
+        if hidden := sorted(set(origin["cases"]["labeled"]) - set(training.labeled)):
+            return f"{begun} labelled cases include {len(hidden)} that it has no labels of, e.g. {hidden[0]}"
+    return None
+
+
+def unknown(run: Run) -> list[str]:
+    """What a training has not recorded and was not checked, a line each."""
+    if run.training is None:
+        return []
+    lines = []
+    if None in _origins(run.training):
+        lines.append(
+            f"{run.name}: it began with the weights of another training, which does not say what it saw; whether "
+            "validation cases or hidden labels were among it was not checked"
+        )
+    if run.epoch is None:
+        lines.append(
+            f"{run.name}: its validation does not say after how many epochs it was made; if the training went "
+            "on since, these are segmentations of the shorter one"
+        )
+    return lines
+
+
+def _origins(training: Training) -> Iterator[Mapping[str, Any] | None]:
+    """Where the weights that a training began with come from, and those that these began with; None: not recorded."""
+    weights = training.initial_weights
+    while weights is not None:
+        origin = weights["origin"]
+        yield origin
+        weights = None if origin is None else origin["initial_weights"]
 
 
 def _other_labels(run: Run, reference: Reference) -> str | None:

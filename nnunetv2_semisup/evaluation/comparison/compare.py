@@ -70,7 +70,7 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         reason = comparability.why_refused(run, reference, allowed)
         if reason is None:
             reason, unknown = voxel_leak(run, voxels, processes())
-            warnings += [unknown] if unknown else []
+            warnings += [*([unknown] if unknown else []), *comparability.unknown(run)]
         missing = None if reason else comparability.first_missing(_cases(run, reference), run, ending)
         if reason or missing:
             refused.append(missing or Refused(run.name, str(reason)))

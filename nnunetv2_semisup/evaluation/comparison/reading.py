@@ -18,7 +18,7 @@ from nnunetv2_semisup.training.cost import COST_FILE, Cost
 
 FINAL = "checkpoint_final.pth"
 VALIDATION_FILE = "semisup_validation.json"
-"""Beside segmentations: {"checkpoint": "checkpoint_final.pth"}, the checkpoint that made them."""
+"""Beside segmentations: {"checkpoint": "checkpoint_final.pth", "epoch": 1000}, the checkpoint that made them."""
 
 CURVES = {
     "train_losses": "Supervised loss on the labelled cases",
@@ -29,13 +29,15 @@ _NOT_COMPARED = ("data_identifier", "inherits_from", "median_image_size_in_voxel
 _RENAMED = {"architecture": "network"}
 _PLANS_KEYS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
 _SETTINGS_KEYS = ("training.initial_lr", "training.lr_warmup_epochs")
+_SHOWN = 12
+"""Digits of the fingerprint of weights."""
 
 
 def read_fold(folder: Path) -> Run:
     """The run of a fold's folder, nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION/fold_F.
 
     Raises SemiSupervisedError: no final checkpoint, a damaged one, or one of a stock trainer, which does not record
-    what it saw; no validation.
+    what it saw; no validation, an unfinished one, or one of another epoch than the checkpoint's.
     """
     name = f"{folder.parent.name}/{folder.name}"
     if not (folder / FINAL).is_file():
@@ -50,15 +52,26 @@ def read_fold(folder: Path) -> Run:
     predictions = folder / "validation"
     if not predictions.is_dir():
         raise SemiSupervisedError(f"{folder} holds no validation; make it: nnUNetv2_train ... --val")
+    selected, epoch = _record_of(predictions)
+    if selected is None:
+        raise SemiSupervisedError(
+            f"{predictions} holds no {VALIDATION_FILE}, as where a validation was stopped, so its segmentations may be "
+            "those of another checkpoint; make them again: nnUNetv2_train ... --val"
+        )
+    if selected == FINAL and epoch not in (None, checkpoint["current_epoch"]):
+        raise SemiSupervisedError(
+            f"{predictions} was made after {epoch} epochs, and {FINAL} has {checkpoint['current_epoch']}; make it "
+            "again: nnUNetv2_train ... --val"
+        )
     training = _training(folder, checkpoint, trainer)
     seed = checkpoint[SECTION]["settings"]["training"]["seed"]
-    return Run(name, trainer.removeprefix(PREFIX), predictions, seed, training, _checkpoint_of(predictions))
+    return Run(name, trainer.removeprefix(PREFIX), predictions, seed, training, selected, epoch)
 
 
 def read_segmentations(folder: Path, method: str, seed: int | None) -> Run:
     """The run of a folder of segmentations from elsewhere."""
     name = method if seed is None else f"{method}/{folder.name}"
-    return Run(name, method, folder, seed, None, _checkpoint_of(folder))
+    return Run(name, method, folder, seed, None, *_record_of(folder))
 
 
 def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Training:
@@ -70,6 +83,9 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
     plan = {_RENAMED.get(key, key): value for key, value in resolved.items() if key not in _NOT_COMPARED}
     plan |= {"configuration": configuration} | {key: plans[key] for key in _PLANS_KEYS}
     plan |= {key: settings[key] for key in _SETTINGS_KEYS}
+    # A checkpoint from before they were recorded does not say so.
+    initial_weights = section.get("initial_weights")
+    plan["initial_weights"] = None if initial_weights is None else initial_weights["weights"][:_SHOWN]
     epochs = int(checkpoint["current_epoch"])
     log = checkpoint["logging"]
     return Training(
@@ -85,6 +101,7 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
         plan=plan,
         data_identifier=str(resolved["data_identifier"]),
         cost=_cost(folder),
+        initial_weights=initial_weights,
         curves={name: tuple(float(value) for value in log[name]) for name in CURVES if name in log},
     )
 
@@ -94,6 +111,8 @@ def _cost(folder: Path) -> Cost | None:
     return Cost(**read_json(file)) if file.is_file() else None
 
 
-def _checkpoint_of(predictions: Path) -> str | None:
+def _record_of(predictions: Path) -> tuple[str | None, int | None]:
+    """Name and epoch of the checkpoint that made segmentations, as far as they are recorded."""
     file = predictions / VALIDATION_FILE
-    return str(read_json(file)["checkpoint"]) if file.is_file() else None
+    record = read_json(file) if file.is_file() else {}
+    return record.get("checkpoint"), record.get("epoch")

@@ -37,6 +37,8 @@ class Training:
     """Of the preprocessed data."""
     cost: Cost | None
     """None where the run left no account of it."""
+    initial_weights: Mapping[str, Any] | None = None
+    """Those it began with, as its checkpoint says; None: fresh ones."""
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """nnU-Net's log: one value an epoch."""
 
@@ -55,6 +57,8 @@ class Run:
     """None for segmentations from elsewhere."""
     checkpoint: str | None = None
     """Name of the checkpoint that made the segmentations, where that was recorded."""
+    epoch: int | None = None
+    """How many epochs it had been trained for, where that was recorded."""
 
     @property
     def is_baseline(self) -> bool:

@@ -35,7 +35,10 @@ def test_what_is_asked_for_is_accepted_and_nothing_is_written(workspace):
         ({"folds": (0, 0)}, "--folds names 0 twice"),
         ({"labeled": (2, 5)}, "--labeled 5: fold 0 has 4 training cases; ask for at most 3, or .*--labeled all"),
         ({"labeled": (4,)}, "--labeled 4: fold 0 has 4 training cases"),
-        ({"methods": ("bimpretrain",)}, "bimpretrain learns no segmentation, .* nnUNetv2_semisup compare"),
+        (
+            {"methods": ("bimpretrain",)},
+            "bimpretrain learns no segmentation, .* nnUNetv2_semisup compare --allow-different initial_weights",
+        ),
         ({"folds": (5,)}, "-f 5: .* has the folds 0 to 4"),
         ({"plans": "others"}, "there are no plans"),
         ({"configuration": "3d"}, "no configuration 3d"),
