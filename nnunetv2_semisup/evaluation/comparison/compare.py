@@ -82,9 +82,9 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
     structures = Structures.of(dataset_json)
     runs = [run for row in rows for run in row.runs]
     segmented = {case: [run for run in runs if case in _cases(run, reference)] for case in reference.cases}
-    scores, faulty = score_runs(runs, segmented, folder / "gt_segmentations", ending, CaseScorer(reader, structures))
+    scores, faults = score_runs(runs, segmented, folder / "gt_segmentations", ending, CaseScorer(reader, structures))
+    rows, faulty = without(rows, faults)
     refused += faulty
-    rows = without(rows, {fault.name for fault in faulty})
     _check_rows(rows, refused)
     values = {row.title: _values(row, scores, reference.cases) for row in rows}
     return Comparison(
@@ -114,11 +114,11 @@ def _check_rows(rows: Sequence[Row], refused: Sequence[Refused]) -> None:
         raise SemiSupervisedError(f"there is only {rows[0].title}, and nothing to compare it with{reasons}")
 
 
-def _values(row: Row, scores: dict[str, dict[str, Scores]], cases: Sequence[str]) -> Array:
+def _values(row: Row, scores: dict[Path, dict[str, Scores]], cases: Sequence[str]) -> Array:
     """[seeds, cases, structures + 1, metrics], the mean over the structures first."""
     seeds = []
     for runs in row.seeds.values():
-        by_case = {case: found for run in runs for case, found in scores[run.name].items()}
+        by_case = {case: found for run in runs for case, found in scores[run.predictions].items()}
         seeds.append([by_case[case] for case in cases])
     values = np.array(seeds)
     return np.concatenate([values.mean(axis=2, keepdims=True), values], axis=2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from nnunetv2_semisup.errors import SemiSupervisedError
@@ -79,14 +80,21 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
     return _named_apart(rows), refused
 
 
-def without(rows: Sequence[Row], names: set[str]) -> list[Row]:
-    """The rows without the seeds that hold a run of these names."""
-    kept = []
+def without(rows: Sequence[Row], faults: Mapping[Path, str]) -> tuple[list[Row], list[Refused]]:
+    """The rows without the seeds that hold a run whose folder of segmentations has a fault, and these runs."""
+    kept, refused = [], []
     for row in rows:
-        seeds = {seed: runs for seed, runs in row.seeds.items() if not names & {run.name for run in runs}}
-        if seeds:
-            kept.append(replace(row, seeds=seeds))
-    return kept
+        faulty = {seed for seed, runs in row.seeds.items() if any(run.predictions in faults for run in runs)}
+        kept += _kept(row, [seed for seed in row.seeds if seed not in faulty])
+        for seed in sorted(faulty):
+            others = f"another fold of seed {seed} is refused; all are compared together"
+            refused += [Refused(run.name, faults.get(run.predictions, others)) for run in row.seeds[seed]]
+    return kept, refused
+
+
+def _kept(row: Row, seeds: Collection[str]) -> list[Row]:
+    """The row with these of its seeds; none where it has none of them."""
+    return [replace(row, seeds={seed: row.seeds[seed] for seed in seeds})] if seeds else []
 
 
 def _key(run: Run, reference: Reference) -> tuple[object, ...]:

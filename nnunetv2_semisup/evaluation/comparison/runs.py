@@ -55,6 +55,8 @@ class Run:
     """None for segmentations from elsewhere."""
     checkpoint: str | None = None
     """Name of the checkpoint that made the segmentations, where that was recorded."""
+    named: bool = False
+    """Whether it was itself named as RUN, and not found in a folder that was."""
 
     @property
     def is_baseline(self) -> bool:

@@ -1,0 +1,61 @@
+"""Which runs are taken together, and which are no pairs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunetv2_semisup.evaluation.comparison.compare import compare
+from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
+from tests.evaluation.comparison.conftest import TRAIN, write_segmentations
+
+
+def rows(comparison):
+    return [result.row.title for result in comparison.results]
+
+
+def labelled(cases):
+    """A change of the checkpoint: other labelled cases."""
+    return lambda checkpoint: checkpoint["semisup"]["cases"].update(labeled=list(cases))
+
+
+def dice(lab, errors, seed):
+    """Mean Dice of a run with these errors alone beside a baseline."""
+    run = lab.run("EntropyMin", errors=errors, seed=seed, name="alone")
+    comparison = compare([lab.run(seed=seed, errors=0.5, name="alone"), run], [])
+    return comparison.results[1].mean[0, 0]
+
+
+def from_another_machine(run: Path, folder: Path, seed: int) -> Path:
+    """A copy of a fold below another nnUNet_results, whose plan has another seed under the same name."""
+    copy = folder / run.parent.parent.name / run.parent.name / run.name
+    shutil.copytree(run, copy)
+    checkpoint = read_checkpoint(copy / "checkpoint_final.pth")
+    checkpoint["semisup"]["settings"]["training"]["seed"] = seed
+    torch.save(checkpoint, copy / "checkpoint_final.pth")
+    return copy
+
+
+def test_runs_of_one_name_below_two_results_folders_are_each_measured_by_their_own_files(lab, tmp_path):
+    """A stock workflow: one plan, its seed changed, trained on two machines."""
+    good = lab.run("EntropyMin", seed=0, errors=0.05)
+    bad = from_another_machine(good, tmp_path / "elsewhere", seed=1)
+    write_segmentations(bad / "validation", lab.truth, 0.8, 1)
+    comparison = compare([lab.run(seed=0, errors=0.5), lab.run(seed=1, errors=0.5), good, bad], [])
+    row = comparison.results[1]
+    assert list(row.row.seeds) == ["0", "1"]
+    means = row.values[:, :, 0, 0].mean(axis=1)
+    assert means[0] == pytest.approx(dice(lab, 0.05, 0))
+    assert means[1] == pytest.approx(dice(lab, 0.8, 1))
+    assert [runs[0].name for runs in row.row.seeds.values()] == [str(run / "validation") for run in (good, bad)]
+
+
+def test_a_damaged_file_refuses_its_own_run_and_not_one_of_the_same_name(lab, tmp_path):
+    good = lab.run("EntropyMin", seed=0, errors=0.05)
+    bad = from_another_machine(good, tmp_path / "elsewhere", seed=1)
+    (bad / "validation" / "labeled_004.nii.gz").write_bytes(b"no image")
+    comparison = compare([lab.run(seed=0, errors=0.5), lab.run(seed=1, errors=0.5), good, bad], [])
+    assert list(comparison.results[1].row.seeds) == ["0"]
+    (refused,) = comparison.refused
+    assert refused.name == str(bad / "validation")
