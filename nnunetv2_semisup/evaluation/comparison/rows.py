@@ -55,9 +55,10 @@ class Row:
 
 
 def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], list[Refused]]:
-    """The rows, baseline first within each number of labels, and the runs whose seed lacks a fold.
+    """The rows, baseline first within each number of labels, and the runs that belong to none, with the reason.
 
-    Raises SemiSupervisedError for two runs of the same row, seed and fold.
+    Raises SemiSupervisedError for two runs of the same row, seed and fold, unless a benchmark or a larger folder holds
+    the same training once more.
     """
     groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run in runs:
@@ -65,7 +66,9 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
     rows, refused = [], []
     for group in groups.values():
         seeds: dict[str, tuple[Run, ...]] = {}
-        for seed, folds in _by_seed(group).items():
+        by_seed, repeated = _by_seed(group)
+        refused += repeated
+        for seed, folds in by_seed.items():
             covered = len({run.training.val for run in folds if run.training is not None})
             if folds[0].training is not None and covered < len(reference.parts):
                 reason = f"seed {seed} has {covered} of {len(reference.parts)} folds; all are compared together"
@@ -110,9 +113,13 @@ def _labels(run: Run, reference: Reference) -> int | str:
     return reference.counts()[0] if run.training is None else run.training.labels
 
 
-def _by_seed(group: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by seed; trainings without one are numbered in their order, apart for each fold."""
+def _by_seed(group: Sequence[Run]) -> tuple[dict[str, list[Run]], list[Refused]]:
+    """Runs by seed, and those that are there twice.
+
+    Trainings without a seed are numbered in their order, apart for each fold.
+    """
     found: dict[str, list[Run]] = defaultdict(list)
+    repeated: list[Refused] = []
     taken: dict[tuple[str, object], Run] = {}
     unseeded: dict[object, int] = defaultdict(int)
     for run in group:
@@ -124,13 +131,27 @@ def _by_seed(group: Sequence[Run]) -> dict[str, list[Run]]:
             seed = "" if run.seed is None else str(run.seed)
         if (seed, part) in taken:
             other = taken[seed, part]
+            if _is_repeated(run, other):
+                repeated.append(Refused(run.name, f"it has the settings, seed and cases of {other.name}, which counts"))
+                continue
             raise SemiSupervisedError(
                 f"two runs have the same name: {other.predictions} and {run.predictions} are both {run.method}"
                 f"{f' with seed {seed}' if seed else ''}; leave one out, or rename its folder"
             )
         taken[seed, part] = run
         found[seed].append(run)
-    return found
+    return found, repeated
+
+
+def _is_repeated(run: Run, other: Run) -> bool:
+    """Whether two runs of the same row, seed and fold are the same training, e.g. the baselines of two benchmarks.
+
+    Who has named both himself is asked which one is meant.
+    """
+    ours, theirs = run.training, other.training
+    if ours is None or theirs is None or (run.named and other.named):
+        return False
+    return (ours.labeled, ours.unlabeled) == (theirs.labeled, theirs.unlabeled)
 
 
 def _named_apart(rows: list[Row]) -> list[Row]:

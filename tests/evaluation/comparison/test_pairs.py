@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.compare import compare
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from tests.evaluation.comparison.conftest import TRAIN, write_segmentations
@@ -59,3 +60,43 @@ def test_a_damaged_file_refuses_its_own_run_and_not_one_of_the_same_name(lab, tm
     assert list(comparison.results[1].row.seeds) == ["0"]
     (refused,) = comparison.refused
     assert refused.name == str(bad / "validation")
+
+
+def benchmark(lab, weight):
+    """A folder that holds LabeledOnly and EntropyMin with a weight, as a benchmark leaves them."""
+    folder = lab.copies / f"weight{weight}"
+
+    def change(checkpoint):
+        checkpoint["semisup"]["settings"]["entropy"]["weight"] = weight
+
+    for run in (
+        lab.run(errors=0.4, name=f"w{weight}"),
+        lab.run("EntropyMin", errors=0.2, change=change, name=f"w{weight}"),
+    ):
+        shutil.move(run.parent, folder / run.parent.name)
+    return folder
+
+
+def test_two_benchmarks_that_both_trained_the_baseline(lab):
+    comparison = compare([benchmark(lab, 0.25), benchmark(lab, 0.5)], [])
+    assert [title.split(" (")[0] for title in rows(comparison)] == ["LabeledOnly, 2 labels", "EntropyMin", "EntropyMin"]
+    (refused,) = comparison.refused
+    assert "w0.5_LabeledOnly" in refused.name
+    assert refused.reason.startswith("it has the settings, seed and cases of nnUNetTrainerLabeledOnly__w0.25")
+
+
+def test_two_benchmarks_on_other_unlabelled_cases_are_not_the_same_training(lab):
+    """The method's two trainings have one name; which is meant must be said."""
+    folders = [benchmark(lab, 0.25), lab.copies / "again"]
+    run = lab.run(
+        "EntropyMin",
+        errors=0.2,
+        name="again",
+        change=lambda checkpoint: (
+            checkpoint["semisup"]["settings"]["entropy"].update(weight=0.25),
+            checkpoint["semisup"]["cases"].update(unlabeled=[TRAIN[2]]),
+        ),
+    )
+    shutil.move(run.parent, folders[1] / run.parent.name)
+    with pytest.raises(SemiSupervisedError, match="two runs have the same name"):
+        compare(folders, [])
