@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ class Reference:
     """Of the first of them."""
     parts: tuple[tuple[str, ...], ...]
     """The validation cases of each fold."""
-    labeled: dict[tuple[int | str, int | None, tuple[str, ...]], tuple[str, ...]]
-    """Labelled cases by label count, seed and validation cases."""
+    labeled: dict[tuple[int | str, int | None, tuple[str, ...]], list[tuple[str, ...]]]
+    """Labelled cases by label count, seed and validation cases. Without a seed there may be several trainings."""
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -53,12 +53,13 @@ def reference_of(runs: Sequence[Run]) -> Reference:
             f"the runs of {BASELINE} validate on different cases that overlap, e.g. in {shared[0]}; name runs of one "
             "split"
         )
-    labeled = {
-        (run.training.labels, run.seed, run.training.val): run.training.labeled
-        for run in runs
-        if run.is_baseline and run.training is not None and run.training.dataset == first.dataset
-    }
-    return Reference(first, parts, labeled)
+    labeled: dict[tuple[int | str, int | None, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
+    for run in runs:
+        if run.is_baseline and run.training is not None and run.training.dataset == first.dataset:
+            its = labeled[run.training.labels, run.seed, run.training.val]
+            if run.seed is None or not its:
+                its.append(run.training.labeled)
+    return Reference(first, parts, dict(labeled))
 
 
 def incomparable_keys(run: Run, reference: Reference) -> list[str]:
@@ -122,9 +123,10 @@ def _other_labels(run: Run, reference: Reference) -> str | None:
         count = "all cases" if labels == ALL else f"{labels} cases"
         return f"there is no run of LabeledOnly with {count} labelled to compare it with"
     theirs = reference.labeled.get((labels, run.seed, run.training.val))
-    if theirs is not None and theirs != run.training.labeled:
-        differing = sorted(set(theirs) ^ set(run.training.labeled))
-        return f"its labelled cases are not those of LabeledOnly with the same seed: e.g. {differing[0]} is in one only"
+    if theirs and run.training.labeled not in theirs:
+        differing = sorted(set(theirs[0]) ^ set(run.training.labeled))
+        same = "without a seed" if run.seed is None else "with the same seed"
+        return f"its labelled cases are not those of LabeledOnly {same}: e.g. {differing[0]} is in one only"
     return None
 
 

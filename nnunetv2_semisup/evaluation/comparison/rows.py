@@ -46,7 +46,7 @@ class Row:
         """Unique in the table."""
         if self.is_external:
             return self.method
-        return f"{self.method}, {self.labels} label{'' if self.labels == 1 else 's'}"
+        return f"{self.method}, {_count(self.labels)}"
 
     @property
     def is_external(self) -> bool:
@@ -66,7 +66,7 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
     rows, refused = [], []
     for group in groups.values():
         seeds: dict[str, tuple[Run, ...]] = {}
-        by_seed, repeated = _by_seed(group)
+        by_seed, repeated = _by_seed(group, reference)
         refused += repeated
         for seed, folds in by_seed.items():
             covered = len({run.training.val for run in folds if run.training is not None})
@@ -78,9 +78,10 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
         if seeds:
             different = tuple(incomparable_keys(group[0], reference))
             rows.append(Row(group[0].method, _labels(group[0], reference), seeds, different))
+    rows, alone = _with_partner(rows)
     order = {"baseline": 0, "method": 1, "all labels": 2}
     rows.sort(key=lambda row: (row.role == "all labels", row.labels == ALL, str(row.labels).zfill(9), order[row.role]))
-    return _named_apart(rows), refused
+    return _named_apart(rows), refused + alone
 
 
 def without(rows: Sequence[Row], faults: Mapping[Path, str]) -> tuple[list[Row], list[Refused]]:
@@ -92,7 +93,36 @@ def without(rows: Sequence[Row], faults: Mapping[Path, str]) -> tuple[list[Row],
         for seed in sorted(faulty):
             others = f"another fold of seed {seed} is refused; all are compared together"
             refused += [Refused(run.name, faults.get(run.predictions, others)) for run in row.seeds[seed]]
+    kept, alone = _with_partner(kept)
+    return kept, refused + alone
+
+
+def _with_partner(rows: Sequence[Row]) -> tuple[list[Row], list[Refused]]:
+    """The rows without the seeds that LabeledOnly lacks, and their runs: no difference can be taken of them."""
+    baselines: dict[int | str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.role != "method":
+            baselines[row.labels] |= row.seeds.keys()
+    kept, refused = [], []
+    for row in rows:
+        theirs = baselines[row.labels]
+        alone = {seed for seed in row.seeds if not theirs or (seed and seed not in theirs)}
+        kept += _kept(row, [seed for seed in row.seeds if seed not in alone])
+        for seed in sorted(alone):
+            reason = f"there is no run of LabeledOnly with {_count(row.labels)}{_words(seed)} to compare it with"
+            refused += [Refused(run.name, f"{reason}; train one") for run in row.seeds[seed]]
     return kept, refused
+
+
+def _words(seed: str) -> str:
+    """How a row's seed is called in a message."""
+    if not seed:
+        return ""
+    return ", without a seed and on its labelled cases," if seed.startswith("#") else f" and seed {seed}"
+
+
+def _count(labels: int | str) -> str:
+    return f"{labels} label{'' if labels == 1 else 's'}"
 
 
 def _kept(row: Row, seeds: Collection[str]) -> list[Row]:
@@ -113,20 +143,20 @@ def _labels(run: Run, reference: Reference) -> int | str:
     return reference.counts()[0] if run.training is None else run.training.labels
 
 
-def _by_seed(group: Sequence[Run]) -> tuple[dict[str, list[Run]], list[Refused]]:
+def _by_seed(group: Sequence[Run], reference: Reference) -> tuple[dict[str, list[Run]], list[Refused]]:
     """Runs by seed, and those that are there twice.
 
-    Trainings without a seed are numbered in their order, apart for each fold.
+    A training without a seed has the number of LabeledOnly's on the same labelled cases, in order, apart for each fold.
     """
     found: dict[str, list[Run]] = defaultdict(list)
     repeated: list[Refused] = []
     taken: dict[tuple[str, object], Run] = {}
-    unseeded: dict[object, int] = defaultdict(int)
+    free = {part: [*cases] for (labels, seed, part), cases in reference.labeled.items()
+            if seed is None and labels == _labels(group[0], reference)}  # fmt: skip
     for run in group:
         part = None if run.training is None else run.training.val
         if run.seed is None and run.training is not None:
-            unseeded[part] += 1
-            seed = f"#{unseeded[part]}"
+            seed = f"#{_number(run.training.labeled, free.setdefault(run.training.val, []))}"
         else:
             seed = "" if run.seed is None else str(run.seed)
         if (seed, part) in taken:
@@ -141,6 +171,16 @@ def _by_seed(group: Sequence[Run]) -> tuple[dict[str, list[Run]], list[Refused]]
         taken[seed, part] = run
         found[seed].append(run)
     return found, repeated
+
+
+def _number(labeled: tuple[str, ...], free: list[tuple[str, ...]]) -> int:
+    """Place, from 1, of these labelled cases in `free`, where it is taken; else one more than there are."""
+    taken: tuple[str, ...] = ()
+    if labeled not in free:
+        free.append(labeled)
+    place = free.index(labeled)
+    free[place] = taken
+    return place + 1
 
 
 def _is_repeated(run: Run, other: Run) -> bool:

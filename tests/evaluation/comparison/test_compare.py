@@ -291,5 +291,5 @@ class TestBadInput:
             compare([lab.run(), lab.run("EntropyMin")], [])
 
     def test_no_seed_in_common(self, lab):
-        with pytest.raises(SemiSupervisedError, match="have no seed in common"):
+        with pytest.raises(SemiSupervisedError, match="no run of LabeledOnly with 2 labels and seed 2 to compare it"):
             compare([lab.run(seed=1, errors=0.3), lab.run("EntropyMin", seed=2, errors=0.2)], [])

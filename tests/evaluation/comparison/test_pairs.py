@@ -100,3 +100,43 @@ def test_two_benchmarks_on_other_unlabelled_cases_are_not_the_same_training(lab)
     shutil.move(run.parent, folders[1] / run.parent.name)
     with pytest.raises(SemiSupervisedError, match="two runs have the same name"):
         compare(folders, [])
+
+
+def test_a_seed_that_the_baseline_lacks_is_left_out(lab):
+    """It would enter the method's mean, here on other labelled cases, and not the difference."""
+    runs = [lab.run(seed=0, errors=0.4), lab.run("EntropyMin", seed=0, errors=0.4)]
+    runs.append(lab.run("EntropyMin", seed=5, errors=0.05, change=labelled(TRAIN[2:])))
+    comparison = compare(runs, [])
+    baseline, method = comparison.results
+    assert list(method.row.seeds) == ["0"]
+    assert method.mean[0, 0] == baseline.mean[0, 0]
+    (refused,) = comparison.refused
+    assert "seed5" in refused.name
+    assert refused.reason == "there is no run of LabeledOnly with 2 labels and seed 5 to compare it with; train one"
+
+
+def test_a_seed_whose_baseline_is_damaged_is_left_out(lab):
+    runs = [lab.run(name, seed=seed, errors=0.3) for name in ("LabeledOnly", "EntropyMin") for seed in (0, 1)]
+    (runs[1] / "validation" / "labeled_004.nii.gz").write_bytes(b"no image")
+    comparison = compare(runs, [])
+    assert [list(result.row.seeds) for result in comparison.results] == [["0"], ["0"]]
+    assert ["LabeledOnly" in refused.name for refused in comparison.refused] == [True, False]
+    assert "no run of LabeledOnly with 2 labels and seed 1" in comparison.refused[1].reason
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_trainings_without_a_seed_are_paired_by_their_labelled_cases(lab, order):
+    """Whatever the order of the baselines, and the second method of one split has no partner left."""
+    splits = [labelled(TRAIN[:2]), labelled(TRAIN[2:])]
+    bases = [lab.run(seed=None, errors=0.2 + 0.4 * i, name=f"b{i}", change=split) for i, split in enumerate(splits)]
+    method = lab.run("EntropyMin", seed=None, errors=0.1, name="m", change=splits[1])
+    more = lab.run("EntropyMin", seed=None, errors=0.1, name="n", change=splits[1])
+    comparison = compare([bases[order[0]], bases[order[1]], method, more], [])
+    baseline, ours = comparison.results
+    (seed,) = ours.row.seeds
+    assert baseline.row.seeds[seed][0].training.labeled == tuple(TRAIN[2:])
+    theirs = baseline.values[list(baseline.row.seeds).index(seed), :, 0, 0]
+    assert ours.difference.intervals[0][0].mean == pytest.approx((ours.values[0, :, 0, 0] - theirs).mean())
+    (refused,) = comparison.refused
+    assert "__n_" in refused.name
+    assert "LabeledOnly with 2 labels, without a seed and on its labelled cases, to compare" in refused.reason
