@@ -87,6 +87,7 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
     refused += faulty
     _check_rows(rows, refused)
     values = {row.title: _values(row, scores, reference.cases) for row in rows}
+    results = analyse(rows, values)
     return Comparison(
         dataset=reference.training.dataset,
         truth=folder / "gt_segmentations",
@@ -95,9 +96,9 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         cases=reference.cases,
         structures=(MEAN, *structures.names),
         label_names=dataset_json["labels"],
-        results=analyse(rows, values),
+        results=results,
         refused=refused,
-        warnings=[*warnings, *_warnings(rows, reference)],
+        warnings=[*warnings, *_warnings(results, reference)],
     )
 
 
@@ -124,18 +125,23 @@ def _values(row: Row, scores: dict[Path, dict[str, Scores]], cases: Sequence[str
     return np.concatenate([values.mean(axis=2, keepdims=True), values], axis=2)
 
 
-def _warnings(rows: Sequence[Row], reference: Reference) -> list[str]:
+def _warnings(results: Sequence[Result], reference: Reference) -> list[str]:
     lines = []
-    if few := [row.title for row in rows if len(row.seeds) < FEW_SEEDS]:
+    if few := [f"{result.row.title} ({_seeds(result)})" for result in results if _seeds(result) < FEW_SEEDS]:
         lines.append(
-            f"Fewer than {FEW_SEEDS} seeds: {'; '.join(few)}. With one seed an interval speaks of the cases alone: "
-            "another training of the same method may lie outside it."
+            f"Fewer than {FEW_SEEDS} seeds, or pairs of seeds with LabeledOnly: {'; '.join(few)}. With one an interval "
+            "speaks of the cases alone: another training of the same method may lie outside it."
         )
     if len(reference.cases) < FEW_CASES:
         lines.append(f"Fewer than {FEW_CASES} cases ({len(reference.cases)}): intervals and tests say little.")
-    if any(row.is_external for row in rows):
+    if any(result.row.is_external for result in results):
         lines.append(
             "Segmentations from elsewhere: on which cases and for how many samples their models were trained, and how "
             "their checkpoints were chosen, is not recorded and was not checked."
         )
     return lines
+
+
+def _seeds(result: Result) -> int:
+    """What stands behind a row's interval: pairs of seeds; of a baseline its seeds."""
+    return len(result.row.seeds) if result.difference is None else result.difference.pairs

@@ -34,6 +34,7 @@ COLUMNS = (
     ("seeds", "seeds", "Trainings with different seeds; their folds are taken together"),
     ("Dice", "Dice", "Mean over structures, cases and seeds"),
     ("Dice sd", "sd", "Standard deviation over the seeds of the mean Dice"),
+    ("pairs", "pairs", "Of seeds, behind the difference and its interval"),
     (
         "difference",
         "difference",

@@ -8,6 +8,7 @@ import torch
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.compare import compare
+from nnunetv2_semisup.evaluation.comparison.tables import main_table
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from tests.evaluation.comparison.conftest import TRAIN, write_segmentations
 
@@ -140,3 +141,13 @@ def test_trainings_without_a_seed_are_paired_by_their_labelled_cases(lab, order)
     (refused,) = comparison.refused
     assert "__n_" in refused.name
     assert "LabeledOnly with 2 labels, without a seed and on its labelled cases, to compare" in refused.reason
+
+
+def test_few_pairs_are_warned_of_however_many_seeds_the_rows_have(lab):
+    runs = [lab.run(seed=seed, errors=0.4) for seed in (0, 1, 2)]
+    runs += [lab.run("EntropyMin", seed=seed, errors=0.2) for seed in (2, 3, 4)]
+    comparison = compare([*runs, lab.segmentations("peer")], [])
+    assert [result.difference and result.difference.pairs for result in comparison.results] == [None, 1, 1]
+    assert [result["pairs"] for result in main_table(comparison)] == ["", "1", "1"]
+    (line,) = [line for line in comparison.warnings if "Fewer than 3 seeds" in line]
+    assert "LabeledOnly: EntropyMin, 2 labels (1); peer (1). With one" in line
