@@ -15,7 +15,7 @@ from nnunetv2_semisup.evaluation.comparison import comparability
 from nnunetv2_semisup.evaluation.comparison.comparability import Reference, check_allowed, reference_of
 from nnunetv2_semisup.evaluation.comparison.finding import find_runs
 from nnunetv2_semisup.evaluation.comparison.leaks import VoxelNames, voxel_leak
-from nnunetv2_semisup.evaluation.comparison.rows import Row, make_rows, without
+from nnunetv2_semisup.evaluation.comparison.rows import Row, make_rows, other_images, without
 from nnunetv2_semisup.evaluation.comparison.runs import BASELINE, Refused, Run
 from nnunetv2_semisup.evaluation.comparison.scoring import CaseScorer, Scores, score_runs
 from nnunetv2_semisup.evaluation.comparison.statistics import MEAN, Array, Result, analyse
@@ -98,7 +98,7 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         label_names=dataset_json["labels"],
         results=results,
         refused=refused,
-        warnings=[*warnings, *_warnings(results, reference)],
+        warnings=[*warnings, *other_images(rows), *_warnings(results, reference)],
     )
 
 

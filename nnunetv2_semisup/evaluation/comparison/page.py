@@ -31,6 +31,7 @@ from nnunetv2_semisup.visualization.page import (
 COLUMNS = (
     ("method", "method", "Trainer, or folder of segmentations"),
     ("labels", "labels", "Labelled training cases"),
+    ("unlabelled", "unlabelled", "Unlabelled cases that a training learned from; smallest and largest number"),
     ("seeds", "seeds", "Trainings with different seeds; their folds are taken together"),
     ("Dice", "Dice", "Mean over structures, cases and seeds"),
     ("Dice sd", "sd", "Standard deviation over the seeds of the mean Dice"),

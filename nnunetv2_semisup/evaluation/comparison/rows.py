@@ -49,6 +49,11 @@ class Row:
         return f"{self.method}, {_count(self.labels)}"
 
     @property
+    def unlabeled(self) -> tuple[int, ...]:
+        """How many unlabelled cases its trainings learned from: the different numbers, sorted."""
+        return tuple(sorted({len(run.training.unlabeled) for run in self.runs if run.training is not None}))
+
+    @property
     def is_external(self) -> bool:
         """Whether the segmentations come from elsewhere."""
         return self.runs[0].training is None
@@ -217,3 +222,25 @@ def row_settings(row: Row) -> dict[str, object]:
         return {}
     settings = {key: value for key, value in training.settings.items() if key not in _NOT_THE_METHOD}
     return settings | {key: training.plan[key] for key in row.different}
+
+
+def other_images(rows: Sequence[Row]) -> list[str]:
+    """A line for each number of labels whose trainings did not all learn from the same images, labelled or not.
+
+    The two are taken together, since a seed may draw which training cases keep their label.
+    """
+    images: dict[tuple[int | str, tuple[str, ...]], dict[str, set[str]]] = defaultdict(dict)
+    for row in rows:
+        for seed, run in ((seed, run) for seed, runs in row.seeds.items() for run in runs):
+            if run.training is not None and run.training.unlabeled:
+                its = {*run.training.labeled, *run.training.unlabeled}
+                images[row.labels, run.training.val][f"{row.title}, seed {seed}"] = its
+    lines: dict[int | str, str] = {}
+    for (labels, _), by_run in images.items():
+        most = max(by_run, key=lambda name: len(by_run[name]))
+        for name, its in by_run.items():
+            if missing := sorted(by_run[most] - its):
+                lines.setdefault(labels, f"Not the same images: {most} has learned from {missing[0]} "
+                                         f"({len(missing)} such cases), {name} has not. More images may help by "
+                                         "themselves; train both on the same.")  # fmt: skip
+    return list(lines.values())

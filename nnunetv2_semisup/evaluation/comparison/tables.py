@@ -17,8 +17,9 @@ from nnunetv2_semisup.training.cost import Cost
 Line = dict[str, str]
 
 TABLE = (
-    "method", "labels", "seeds", "cases", "Dice", "Dice sd", "IoU", "HD95", "ASSD", "pairs", "difference", "low",
-    "high", "p", "p Holm", "gap closed", "gap low", "gap high", "samples", "seconds", "peak MiB", "epochs", "different",
+    "method", "labels", "unlabelled", "seeds", "cases", "Dice", "Dice sd", "IoU", "HD95", "ASSD", "pairs", "difference",
+    "low", "high", "p", "p Holm", "gap closed", "gap low", "gap high", "samples", "seconds", "peak MiB", "epochs",
+    "different",
 )  # fmt: skip
 """Columns of the main table; docs/reference/compare-columns.md says what each is."""
 STRUCTURES = (
@@ -91,6 +92,7 @@ def _main_line(result: Result, cases: int) -> Line:
     row, difference, mean = result.row, result.difference, result.mean[0]
     line = dict.fromkeys(TABLE, "")
     line |= {"method": row.method, "labels": _labels(result), "seeds": str(len(row.seeds)), "cases": str(cases)}
+    line["unlabelled"] = "-".join(str(count) for count in sorted({*row.unlabeled[:1], *row.unlabeled[-1:]}))
     line |= {metric: _number(mean[m], m) for m, metric in enumerate(METRICS)}
     line |= {"Dice sd": _number(result.deviation[0, 0], 0), "different": " ".join(row.different)}
     if difference is not None:

@@ -1,6 +1,7 @@
 """Which runs are taken together, and which are no pairs."""
 
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.compare import compare
+from nnunetv2_semisup.evaluation.comparison.report import write_report
 from nnunetv2_semisup.evaluation.comparison.tables import main_table
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from tests.evaluation.comparison.conftest import TRAIN, write_segmentations
@@ -17,9 +19,9 @@ def rows(comparison):
     return [result.row.title for result in comparison.results]
 
 
-def labelled(cases):
-    """A change of the checkpoint: other labelled cases."""
-    return lambda checkpoint: checkpoint["semisup"]["cases"].update(labeled=list(cases))
+def edited(**cases):
+    """A change of the checkpoint's cases, e.g. labeled=[...]."""
+    return lambda checkpoint: checkpoint["semisup"]["cases"].update(cases)
 
 
 def dice(lab, errors, seed):
@@ -106,7 +108,7 @@ def test_two_benchmarks_on_other_unlabelled_cases_are_not_the_same_training(lab)
 def test_a_seed_that_the_baseline_lacks_is_left_out(lab):
     """It would enter the method's mean, here on other labelled cases, and not the difference."""
     runs = [lab.run(seed=0, errors=0.4), lab.run("EntropyMin", seed=0, errors=0.4)]
-    runs.append(lab.run("EntropyMin", seed=5, errors=0.05, change=labelled(TRAIN[2:])))
+    runs.append(lab.run("EntropyMin", seed=5, errors=0.05, change=edited(labeled=TRAIN[2:])))
     comparison = compare(runs, [])
     baseline, method = comparison.results
     assert list(method.row.seeds) == ["0"]
@@ -128,7 +130,7 @@ def test_a_seed_whose_baseline_is_damaged_is_left_out(lab):
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_trainings_without_a_seed_are_paired_by_their_labelled_cases(lab, order):
     """Whatever the order of the baselines, and the second method of one split has no partner left."""
-    splits = [labelled(TRAIN[:2]), labelled(TRAIN[2:])]
+    splits = [edited(labeled=TRAIN[:2]), edited(labeled=TRAIN[2:])]
     bases = [lab.run(seed=None, errors=0.2 + 0.4 * i, name=f"b{i}", change=split) for i, split in enumerate(splits)]
     method = lab.run("EntropyMin", seed=None, errors=0.1, name="m", change=splits[1])
     more = lab.run("EntropyMin", seed=None, errors=0.1, name="n", change=splits[1])
@@ -151,3 +153,27 @@ def test_few_pairs_are_warned_of_however_many_seeds_the_rows_have(lab):
     assert [result["pairs"] for result in main_table(comparison)] == ["", "1", "1"]
     (line,) = [line for line in comparison.warnings if "Fewer than 3 seeds" in line]
     assert "LabeledOnly: EntropyMin, 2 labels (1); peer (1). With one" in line
+
+
+def test_unlabelled_cases_are_counted_and_other_ones_are_warned_of(lab, tmp_path):
+    more = [*TRAIN[2:], "unlabeled_000"]
+    runs = [lab.run(seed=seed, errors=0.4) for seed in (0, 1)]
+    runs += [lab.run("EntropyMin", seed=0, errors=0.2, change=edited(unlabeled=TRAIN[2:3]))]
+    runs += [lab.run("EntropyMin", seed=1, errors=0.2, change=edited(unlabeled=more))]
+    comparison = compare([*runs, lab.segmentations("peer")], [])
+    assert [line["unlabelled"] for line in main_table(comparison)] == ["0", "1-3", ""]
+    (line,) = [line for line in comparison.warnings if "Not the same images" in line]
+    assert (
+        "EntropyMin, 2 labels, seed 1 has learned from labeled_003 (2 such cases), EntropyMin, 2 labels, seed 0" in line
+    )
+    assert line in unescape(write_report(comparison, tmp_path / "out").read_text())
+
+
+def test_a_seed_that_draws_other_labelled_cases_has_seen_the_same_images(lab):
+    runs = []
+    for seed, (few, others) in enumerate([(TRAIN[:2], TRAIN[2:]), (TRAIN[2:], TRAIN[:2])]):
+        runs.append(lab.run(seed=seed, errors=0.3, change=edited(labeled=few)))
+        runs.append(lab.run("EntropyMin", seed=seed, errors=0.3, change=edited(labeled=few, unlabeled=others)))
+    comparison = compare(runs, [])
+    assert [line["unlabelled"] for line in main_table(comparison)] == ["0", "2"]
+    assert not [line for line in comparison.warnings if "images" in line]
