@@ -14,7 +14,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison import comparability
 from nnunetv2_semisup.evaluation.comparison.comparability import Reference, check_allowed, reference_of
 from nnunetv2_semisup.evaluation.comparison.finding import find_runs
-from nnunetv2_semisup.evaluation.comparison.leaks import VoxelNames, voxel_leak
+from nnunetv2_semisup.evaluation.comparison.leaks import VoxelNames, not_looked_at, voxel_leak
 from nnunetv2_semisup.evaluation.comparison.rows import Row, make_rows, other_images, without
 from nnunetv2_semisup.evaluation.comparison.runs import BASELINE, Refused, Run
 from nnunetv2_semisup.evaluation.comparison.scoring import CaseScorer, Scores, score_runs
@@ -64,13 +64,13 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         raise SemiSupervisedError(f"{folder} does not exist; its gt_segmentations/ are the truth of these runs")
     dataset_json = load_dataset_json(folder)
     ending, reader = dataset_json["file_ending"], str(reference.training.plan["image_reader_writer"])
-    refused, kept, warnings = list(found.refused), [], []
+    refused, kept, unknown = list(found.refused), [], set[str]()
     voxels = VoxelNames(folder, dataset_json, reader)
     for run in found.runs:
         reason = comparability.why_refused(run, reference, allowed)
         if reason is None:
-            reason, unknown = voxel_leak(run, voxels, processes())
-            warnings += [unknown] if unknown else []
+            reason, its_unknown = voxel_leak(run, voxels, processes())
+            unknown |= its_unknown
         missing = None if reason else comparability.first_missing(_cases(run, reference), run, ending)
         if reason or missing:
             refused.append(missing or Refused(run.name, str(reason)))
@@ -98,7 +98,7 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         label_names=dataset_json["labels"],
         results=results,
         refused=refused,
-        warnings=[*warnings, *other_images(rows), *_warnings(results, reference)],
+        warnings=[*not_looked_at(unknown), *other_images(rows), *_warnings(results, reference)],
     )
 
 

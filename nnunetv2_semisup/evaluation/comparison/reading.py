@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,14 @@ _NOT_COMPARED = ("data_identifier", "inherits_from", "median_image_size_in_voxel
 _RENAMED = {"architecture": "network"}
 _PLANS_KEYS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
 _SETTINGS_KEYS = ("training.initial_lr", "training.lr_warmup_epochs")
+_DATASET_KEYS = ("labels", "regions_class_order")
 
 
 def read_fold(folder: Path) -> Run:
     """The run of a fold's folder, nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION/fold_F.
 
     Raises SemiSupervisedError: no final checkpoint, a damaged one, or one of a stock trainer, which does not record
-    what it saw; no validation.
+    what it saw; no validation; a damaged record of the validation or of the cost.
     """
     name = f"{folder.parent.name}/{folder.name}"
     if not (folder / FINAL).is_file():
@@ -70,6 +72,7 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
     plan = {_RENAMED.get(key, key): value for key, value in resolved.items() if key not in _NOT_COMPARED}
     plan |= {"configuration": configuration} | {key: plans[key] for key in _PLANS_KEYS}
     plan |= {key: settings[key] for key in _SETTINGS_KEYS}
+    plan |= {key: arguments["dataset_json"].get(key) for key in _DATASET_KEYS}
     epochs = int(checkpoint["current_epoch"])
     log = checkpoint["logging"]
     return Training(
@@ -91,9 +94,27 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
 
 def _cost(folder: Path) -> Cost | None:
     file = folder / COST_FILE
-    return Cost(**read_json(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    names = {field.name for field in fields(Cost)}
+    if not isinstance(content, dict) or content.keys() != names or not all(map(_is_number, content.values())):
+        raise SemiSupervisedError(f"{file} is damaged: it is not a number for each of {', '.join(sorted(names))}; "
+                                  "restore or delete it")  # fmt: skip
+    return Cost(**content)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _checkpoint_of(predictions: Path) -> str | None:
     file = predictions / VALIDATION_FILE
-    return str(read_json(file)["checkpoint"]) if file.is_file() else None
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("checkpoint"), str):
+        raise SemiSupervisedError(
+            f"{file} is damaged: it names no checkpoint; validate again: nnUNetv2_train ... --val"
+        )
+    return str(content["checkpoint"])
