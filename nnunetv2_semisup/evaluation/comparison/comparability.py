@@ -33,6 +33,10 @@ class Reference:
         found = {count for count, _, _ in self.labeled}
         return [*sorted(count for count in found if isinstance(count, int)), *([ALL] if ALL in found else [])]
 
+    def labels_of(self, run: Run) -> int | str:
+        """How many cases are labelled, or ALL; of segmentations from elsewhere those of the baseline beside them."""
+        return self.counts()[0] if run.training is None else run.training.labels
+
 
 def reference_of(runs: Sequence[Run]) -> Reference:
     """From LabeledOnly's runs among `runs`.

@@ -15,14 +15,12 @@ from nnunetv2_semisup.evaluation.comparison import comparability
 from nnunetv2_semisup.evaluation.comparison.comparability import Reference, check_allowed, reference_of
 from nnunetv2_semisup.evaluation.comparison.finding import find_runs
 from nnunetv2_semisup.evaluation.comparison.leaks import VoxelNames, not_looked_at, voxel_leak
-from nnunetv2_semisup.evaluation.comparison.rows import Row, make_rows, other_images, without
+from nnunetv2_semisup.evaluation.comparison.notes import notes_on
+from nnunetv2_semisup.evaluation.comparison.rows import Row, make_rows, without
 from nnunetv2_semisup.evaluation.comparison.runs import BASELINE, Refused, Run
 from nnunetv2_semisup.evaluation.comparison.scoring import CaseScorer, Scores, score_runs
 from nnunetv2_semisup.evaluation.comparison.statistics import MEAN, Array, Result, analyse
 from nnunetv2_semisup.evaluation.comparison.structures import Structures
-
-FEW_SEEDS = 3
-FEW_CASES = 10
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         label_names=dataset_json["labels"],
         results=results,
         refused=refused,
-        warnings=[*not_looked_at(unknown), *other_images(rows), *_warnings(results, reference)],
+        warnings=[*not_looked_at(unknown), *notes_on(results, len(reference.cases))],
     )
 
 
@@ -123,25 +121,3 @@ def _values(row: Row, scores: dict[Path, dict[str, Scores]], cases: Sequence[str
         seeds.append([by_case[case] for case in cases])
     values = np.array(seeds)
     return np.concatenate([values.mean(axis=2, keepdims=True), values], axis=2)
-
-
-def _warnings(results: Sequence[Result], reference: Reference) -> list[str]:
-    lines = []
-    if few := [f"{result.row.title} ({_seeds(result)})" for result in results if _seeds(result) < FEW_SEEDS]:
-        lines.append(
-            f"Fewer than {FEW_SEEDS} seeds, or pairs of seeds with LabeledOnly: {'; '.join(few)}. With one an interval "
-            "speaks of the cases alone: another training of the same method may lie outside it."
-        )
-    if len(reference.cases) < FEW_CASES:
-        lines.append(f"Fewer than {FEW_CASES} cases ({len(reference.cases)}): intervals and tests say little.")
-    if any(result.row.is_external for result in results):
-        lines.append(
-            "Segmentations from elsewhere: on which cases and for how many samples their models were trained, and how "
-            "their checkpoints were chosen, is not recorded and was not checked."
-        )
-    return lines
-
-
-def _seeds(result: Result) -> int:
-    """What stands behind a row's interval: pairs of seeds; of a baseline its seeds."""
-    return len(result.row.seeds) if result.difference is None else result.difference.pairs

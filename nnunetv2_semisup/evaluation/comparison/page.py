@@ -91,8 +91,7 @@ def comparison_page(comparison: Comparison) -> str:
 def _verdict(result: Result, results: list[Result]) -> str:
     """What one row says, in a sentence: better or worse only where the interval leaves no 0 in it."""
     difference = result.difference
-    if difference is None:
-        return f"{result.row.title} has no LabeledOnly beside it."
+    assert difference is not None, "a method without LabeledOnly beside it is refused"
     mean, low, high = difference.intervals[0][0]
     base = next(other for other in results if other.row.title == difference.baseline)
     word = "no clear difference from" if not (low > 0 or high < 0) else "better than" if low > 0 else "worse than"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.comparability import Reference, incomparable_keys
 from nnunetv2_semisup.evaluation.comparison.runs import ALL, Refused, Run
+from nnunetv2_semisup.evaluation.comparison.seeds import by_seed
 
 Role = Literal["baseline", "method", "all labels"]
 _NOT_THE_METHOD = ("training.seed", "training.save_every", "training.num_val_iterations_per_epoch", "data.split")
@@ -71,9 +71,9 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
     rows, refused = [], []
     for group in groups.values():
         seeds: dict[str, tuple[Run, ...]] = {}
-        by_seed, repeated = _by_seed(group, reference)
+        found, repeated = by_seed(group, reference)
         refused += repeated
-        for seed, folds in by_seed.items():
+        for seed, folds in found.items():
             covered = len({run.training.val for run in folds if run.training is not None})
             if folds[0].training is not None and covered < len(reference.parts):
                 reason = f"seed {seed} has {covered} of {len(reference.parts)} folds; all are compared together"
@@ -82,7 +82,7 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
                 seeds[seed] = tuple(folds)
         if seeds:
             different = tuple(incomparable_keys(group[0], reference))
-            rows.append(Row(group[0].method, _labels(group[0], reference), seeds, different))
+            rows.append(Row(group[0].method, reference.labels_of(group[0]), seeds, different))
     rows, alone = _with_partner(rows)
     order = {"baseline": 0, "method": 1, "all labels": 2}
     rows.sort(key=lambda row: (row.role == "all labels", row.labels == ALL, str(row.labels).zfill(9), order[row.role]))
@@ -144,61 +144,6 @@ def _key(run: Run, reference: Reference) -> tuple[object, ...]:
     return (run.training.trainer, run.training.labels, json.dumps([settings, plan], sort_keys=True, default=str))
 
 
-def _labels(run: Run, reference: Reference) -> int | str:
-    return reference.counts()[0] if run.training is None else run.training.labels
-
-
-def _by_seed(group: Sequence[Run], reference: Reference) -> tuple[dict[str, list[Run]], list[Refused]]:
-    """Runs by seed, and those that are there twice.
-
-    A training without a seed has the number of LabeledOnly's on the same labelled cases, in order, apart for each fold.
-    """
-    found: dict[str, list[Run]] = defaultdict(list)
-    repeated: list[Refused] = []
-    taken: dict[tuple[str, object], Run] = {}
-    free = {part: [*cases] for (labels, seed, part), cases in reference.labeled.items()
-            if seed is None and labels == _labels(group[0], reference)}  # fmt: skip
-    for run in group:
-        part = None if run.training is None else run.training.val
-        if run.seed is None and run.training is not None:
-            seed = f"#{_number(run.training.labeled, free.setdefault(run.training.val, []))}"
-        else:
-            seed = "" if run.seed is None else str(run.seed)
-        if (seed, part) in taken:
-            other = taken[seed, part]
-            if _is_repeated(run, other):
-                repeated.append(Refused(run.name, f"it has the settings, seed and cases of {other.name}, which counts"))
-                continue
-            raise SemiSupervisedError(
-                f"two runs have the same name: {other.predictions} and {run.predictions} are both {run.method}"
-                f"{f' with seed {seed}' if seed else ''}; leave one out, or rename its folder"
-            )
-        taken[seed, part] = run
-        found[seed].append(run)
-    return found, repeated
-
-
-def _number(labeled: tuple[str, ...], free: list[tuple[str, ...]]) -> int:
-    """Place, from 1, of these labelled cases in `free`, where it is taken; else one more than there are."""
-    taken: tuple[str, ...] = ()
-    if labeled not in free:
-        free.append(labeled)
-    place = free.index(labeled)
-    free[place] = taken
-    return place + 1
-
-
-def _is_repeated(run: Run, other: Run) -> bool:
-    """Whether two runs of the same row, seed and fold are the same training, e.g. the baselines of two benchmarks.
-
-    Who has named both himself is asked which one is meant.
-    """
-    ours, theirs = run.training, other.training
-    if ours is None or theirs is None or (run.named and other.named):
-        return False
-    return (ours.labeled, ours.unlabeled) == (theirs.labeled, theirs.unlabeled)
-
-
 def _named_apart(rows: list[Row]) -> list[Row]:
     """Rows of one trainer and label count get the settings that tell them apart."""
     titles: dict[str, list[Row]] = defaultdict(list)
@@ -222,25 +167,3 @@ def row_settings(row: Row) -> dict[str, object]:
         return {}
     settings = {key: value for key, value in training.settings.items() if key not in _NOT_THE_METHOD}
     return settings | {key: training.plan[key] for key in row.different}
-
-
-def other_images(rows: Sequence[Row]) -> list[str]:
-    """A line for each number of labels whose trainings did not all learn from the same images, labelled or not.
-
-    The two are taken together, since a seed may draw which training cases keep their label.
-    """
-    images: dict[tuple[int | str, tuple[str, ...]], dict[str, set[str]]] = defaultdict(dict)
-    for row in rows:
-        for seed, run in ((seed, run) for seed, runs in row.seeds.items() for run in runs):
-            if run.training is not None and run.training.unlabeled:
-                its = {*run.training.labeled, *run.training.unlabeled}
-                images[row.labels, run.training.val][f"{row.title}, seed {seed}"] = its
-    lines: dict[int | str, str] = {}
-    for (labels, _), by_run in images.items():
-        most = max(by_run, key=lambda name: len(by_run[name]))
-        for name, its in by_run.items():
-            if missing := sorted(by_run[most] - its):
-                lines.setdefault(labels, f"Not the same images: {most} has learned from {missing[0]} "
-                                         f"({len(missing)} such cases), {name} has not. More images may help by "
-                                         "themselves; train both on the same.")  # fmt: skip
-    return list(lines.values())
