@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +21,8 @@ class Reference:
     """Of the first of them."""
     parts: tuple[tuple[str, ...], ...]
     """The validation cases of each fold."""
-    labeled: dict[tuple[int | str, int | None, tuple[str, ...]], tuple[str, ...]]
-    """Labelled cases by label count, seed and validation cases."""
+    labeled: dict[tuple[int | str, int | None, tuple[str, ...]], list[tuple[str, ...]]]
+    """Labelled cases by label count, seed and validation cases. Without a seed there may be several trainings."""
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -33,6 +33,10 @@ class Reference:
         """The label counts for which there is a baseline: numbers, then ALL."""
         found = {count for count, _, _ in self.labeled}
         return [*sorted(count for count in found if isinstance(count, int)), *([ALL] if ALL in found else [])]
+
+    def labels_of(self, run: Run) -> int | str:
+        """How many cases are labelled, or ALL; of segmentations from elsewhere those of the baseline beside them."""
+        return self.counts()[0] if run.training is None else run.training.labels
 
 
 def reference_of(runs: Sequence[Run]) -> Reference:
@@ -56,12 +60,13 @@ def reference_of(runs: Sequence[Run]) -> Reference:
             f"the runs of {BASELINE} validate on different cases that overlap, e.g. in {shared[0]}; name runs of one "
             "split"
         )
-    labeled = {
-        (run.training.labels, run.seed, run.training.val): run.training.labeled
-        for run in runs
-        if run.is_baseline and run.training is not None and run.training.dataset == first.dataset
-    }
-    return Reference(first, parts, labeled)
+    labeled: dict[tuple[int | str, int | None, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
+    for run in runs:
+        if run.is_baseline and run.training is not None and run.training.dataset == first.dataset:
+            its = labeled[run.training.labels, run.seed, run.training.val]
+            if run.seed is None or not its:
+                its.append(run.training.labeled)
+    return Reference(first, parts, dict(labeled))
 
 
 def incomparable_keys(run: Run, reference: Reference) -> list[str]:
@@ -167,9 +172,10 @@ def _other_labels(run: Run, reference: Reference) -> str | None:
         count = "all cases" if labels == ALL else f"{labels} cases"
         return f"there is no run of LabeledOnly with {count} labelled to compare it with"
     theirs = reference.labeled.get((labels, run.seed, run.training.val))
-    if theirs is not None and theirs != run.training.labeled:
-        differing = sorted(set(theirs) ^ set(run.training.labeled))
-        return f"its labelled cases are not those of LabeledOnly with the same seed: e.g. {differing[0]} is in one only"
+    if theirs and run.training.labeled not in theirs:
+        differing = sorted(set(theirs[0]) ^ set(run.training.labeled))
+        same = "without a seed" if run.seed is None else "with the same seed"
+        return f"its labelled cases are not those of LabeledOnly {same}: e.g. {differing[0]} is in one only"
     return None
 
 

@@ -14,15 +14,13 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison import comparability
 from nnunetv2_semisup.evaluation.comparison.comparability import Reference, check_allowed, reference_of
 from nnunetv2_semisup.evaluation.comparison.finding import find_runs
-from nnunetv2_semisup.evaluation.comparison.leaks import VoxelNames, voxel_leak
+from nnunetv2_semisup.evaluation.comparison.leaks import VoxelNames, not_looked_at, voxel_leak
+from nnunetv2_semisup.evaluation.comparison.notes import notes_on
 from nnunetv2_semisup.evaluation.comparison.rows import Row, make_rows, without
 from nnunetv2_semisup.evaluation.comparison.runs import BASELINE, Refused, Run
 from nnunetv2_semisup.evaluation.comparison.scoring import CaseScorer, Scores, score_runs
 from nnunetv2_semisup.evaluation.comparison.statistics import MEAN, Array, Result, analyse
 from nnunetv2_semisup.evaluation.comparison.structures import Structures
-
-FEW_SEEDS = 3
-FEW_CASES = 10
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         raise SemiSupervisedError(f"{folder} does not exist; its gt_segmentations/ are the truth of these runs")
     dataset_json = load_dataset_json(folder)
     ending, reader = dataset_json["file_ending"], str(reference.training.plan["image_reader_writer"])
-    refused, kept, warnings = list(found.refused), [], []
+    refused, kept, unknown = list(found.refused), [], set[str]()
     voxels = VoxelNames(folder, dataset_json, reader)
     for run in found.runs:
         reason = comparability.why_refused(run, reference, allowed)
         if reason is None:
-            reason, unknown = voxel_leak(run, voxels, processes())
-            warnings += [*([unknown] if unknown else []), *comparability.unknown(run)]
+            reason, its_unknown = voxel_leak(run, voxels, processes())
+            unknown |= its_unknown
         missing = None if reason else comparability.first_missing(_cases(run, reference), run, ending)
         if reason or missing:
             refused.append(missing or Refused(run.name, str(reason)))
@@ -82,11 +80,13 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
     structures = Structures.of(dataset_json)
     runs = [run for row in rows for run in row.runs]
     segmented = {case: [run for run in runs if case in _cases(run, reference)] for case in reference.cases}
-    scores, faulty = score_runs(runs, segmented, folder / "gt_segmentations", ending, CaseScorer(reader, structures))
+    scores, faults = score_runs(runs, segmented, folder / "gt_segmentations", ending, CaseScorer(reader, structures))
+    rows, faulty = without(rows, faults)
     refused += faulty
-    rows = without(rows, {fault.name for fault in faulty})
     _check_rows(rows, refused)
     values = {row.title: _values(row, scores, reference.cases) for row in rows}
+    results = analyse(rows, values)
+    unrecorded = [line for row in rows for run in row.runs for line in comparability.unknown(run)]
     return Comparison(
         dataset=reference.training.dataset,
         truth=folder / "gt_segmentations",
@@ -95,9 +95,9 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
         cases=reference.cases,
         structures=(MEAN, *structures.names),
         label_names=dataset_json["labels"],
-        results=analyse(rows, values),
+        results=results,
         refused=refused,
-        warnings=[*warnings, *_warnings(rows, reference)],
+        warnings=[*unrecorded, *not_looked_at(unknown), *notes_on(results, len(reference.cases))],
     )
 
 
@@ -114,28 +114,11 @@ def _check_rows(rows: Sequence[Row], refused: Sequence[Refused]) -> None:
         raise SemiSupervisedError(f"there is only {rows[0].title}, and nothing to compare it with{reasons}")
 
 
-def _values(row: Row, scores: dict[str, dict[str, Scores]], cases: Sequence[str]) -> Array:
+def _values(row: Row, scores: dict[Path, dict[str, Scores]], cases: Sequence[str]) -> Array:
     """[seeds, cases, structures + 1, metrics], the mean over the structures first."""
     seeds = []
     for runs in row.seeds.values():
-        by_case = {case: found for run in runs for case, found in scores[run.name].items()}
+        by_case = {case: found for run in runs for case, found in scores[run.predictions].items()}
         seeds.append([by_case[case] for case in cases])
     values = np.array(seeds)
     return np.concatenate([values.mean(axis=2, keepdims=True), values], axis=2)
-
-
-def _warnings(rows: Sequence[Row], reference: Reference) -> list[str]:
-    lines = []
-    if few := [row.title for row in rows if len(row.seeds) < FEW_SEEDS]:
-        lines.append(
-            f"Fewer than {FEW_SEEDS} seeds: {'; '.join(few)}. With one seed an interval speaks of the cases alone: "
-            "another training of the same method may lie outside it."
-        )
-    if len(reference.cases) < FEW_CASES:
-        lines.append(f"Fewer than {FEW_CASES} cases ({len(reference.cases)}): intervals and tests say little.")
-    if any(row.is_external for row in rows):
-        lines.append(
-            "Segmentations from elsewhere: on which cases and for how many samples their models were trained, and how "
-            "their checkpoints were chosen, is not recorded and was not checked."
-        )
-    return lines

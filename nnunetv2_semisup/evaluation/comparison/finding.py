@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunetv2_semisup.errors import SemiSupervisedError
@@ -43,7 +44,7 @@ def find_runs(paths: Sequence[Path]) -> Found:
                                       "a folder of segmentations")  # fmt: skip
         if _FOLD.fullmatch(path.resolve().name):
             if path.resolve() not in seen:
-                found.runs.append(read_fold(path.resolve()))
+                found.runs.append(replace(read_fold(path.resolve()), named=True))
             seen.add(path.resolve())
         elif (path / BENCHMARK_FILE).is_file():
             _add_benchmark(path, found, seen)
@@ -52,7 +53,13 @@ def find_runs(paths: Sequence[Path]) -> Found:
                 _add_fold(fold, found, seen)
         else:
             found.runs += _segmentations(path.resolve(), seen)
-    return found
+    return Found(_told_apart(found.runs), found.refused)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs of one name, e.g. from two folders nnUNet_results, are called by their whole path."""
+    count = Counter(run.name for run in runs)
+    return [replace(run, name=str(run.predictions)) if count[run.name] > 1 else run for run in runs]
 
 
 def _add_benchmark(path: Path, found: Found, seen: set[Path]) -> None:

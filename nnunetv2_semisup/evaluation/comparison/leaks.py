@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +47,27 @@ class VoxelNames:
         return {case: found[case] for case in cases if case in found}
 
 
-def voxel_leak(run: Run, names: VoxelNames, processes: int) -> tuple[str | None, str | None]:
-    """Why a run is refused, and what could not be looked at, each a line or None."""
+def voxel_leak(run: Run, names: VoxelNames, processes: int) -> tuple[str | None, set[str]]:
+    """Why a run is refused, in a line or None, and the cases that could not be looked at."""
     training = run.training
-    if training is None or not training.unlabeled:
-        return None, None
-    hashes = names.hashes((*training.unlabeled, *training.val), training.data_identifier, processes)
+    if training is None:
+        return None, set()
+    cases = {*training.labeled, *training.unlabeled, *training.val}
+    hashes = names.hashes(sorted(cases), training.data_identifier, processes)
     validating = {hashes[case]: case for case in training.val if case in hashes}
-    for case in training.unlabeled:
-        if hashes.get(case) in validating:
-            return f"its unlabelled case {case} has the voxels of the validation case {validating[hashes[case]]}", None
-    unknown = [case for case in (*training.unlabeled, *training.val) if case not in hashes]
-    if unknown:
-        return None, (
-            f"{run.name}: {len(unknown)} cases, e.g. {unknown[0]}, could not be compared voxel by voxel with others: "
-            "neither their manifest nor nnUNet_raw holds them"
-        )
-    return None, None
+    for kind, its in (("unlabelled", training.unlabeled), ("labelled", training.labeled)):
+        for case in its:
+            if hashes.get(case) in validating:
+                same = validating[hashes[case]]
+                return f"its {kind} case {case} has the voxels of the validation case {same}", set()
+    return None, cases - hashes.keys()
+
+
+def not_looked_at(cases: Collection[str]) -> list[str]:
+    """A line on the cases of which no voxels are at hand; none where there is no such case."""
+    if not cases:
+        return []
+    return [
+        f"{len(cases)} cases, e.g. {min(cases)}, could not be compared voxel by voxel with others: neither their "
+        "manifest nor nnUNet_raw holds them"
+    ]

@@ -31,9 +31,11 @@ from nnunetv2_semisup.visualization.page import (
 COLUMNS = (
     ("method", "method", "Trainer, or folder of segmentations"),
     ("labels", "labels", "Labelled training cases"),
+    ("unlabelled", "unlabelled", "Unlabelled cases that a training learned from; smallest and largest number"),
     ("seeds", "seeds", "Trainings with different seeds; their folds are taken together"),
     ("Dice", "Dice", "Mean over structures, cases and seeds"),
     ("Dice sd", "sd", "Standard deviation over the seeds of the mean Dice"),
+    ("pairs", "pairs", "Of seeds, behind the difference and its interval"),
     (
         "difference",
         "difference",
@@ -89,15 +91,14 @@ def comparison_page(comparison: Comparison) -> str:
 def _verdict(result: Result, results: list[Result]) -> str:
     """What one row says, in a sentence: better or worse only where the interval leaves no 0 in it."""
     difference = result.difference
-    if difference is None:
-        return f"{result.row.title} has no LabeledOnly beside it."
+    assert difference is not None, "a method without LabeledOnly beside it is refused"
     mean, low, high = difference.intervals[0][0]
     base = next(other for other in results if other.row.title == difference.baseline)
     word = "no clear difference from" if not (low > 0 or high < 0) else "better than" if low > 0 else "worse than"
     text = (
         f"{result.row.title}: {word} {difference.baseline}. Dice {result.mean[0, 0]:.4f} against "
         f"{base.mean[0, 0]:.4f}; paired difference {mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} "
-        f"({_number(difference.seeds, 'seed')})."
+        f"({_number(difference.pairs, 'pair')} of seeds)."
     )
     share = difference.share
     if share is not None and np.isfinite(share.mean):
@@ -134,7 +135,7 @@ def _differences(comparison: Comparison) -> list[str]:
     rows = [
         Differences(
             f"{result.row.title} minus {result.difference.baseline}",
-            list(zip(comparison.cases, _paired_means(result, results), strict=True)),
+            list(zip(comparison.cases, result.difference.cases[:, 0, 0].tolist(), strict=True)),
             result.difference.intervals[0][0],
             color,
         )
@@ -150,20 +151,14 @@ def _differences(comparison: Comparison) -> list[str]:
     return [
         "<h2>Differences in Dice, case by case</h2>",
         paragraph(
-            "Each faint dot is a case, mean over the seeds; below them the mean with its 95 % interval.", "small"
+            "Each faint dot is a case, mean over the pairs of seeds; below them the mean with its 95 % interval.",
+            "small",
         ),
         f"<div class='scroll'>{difference_dots(rows, label='Differences in Dice to LabeledOnly on every case')}</div>",
         f"<details{'' if folded else ' open'}><summary>Dice of every row on every case</summary>",
         legend([result.row.title for result in results]),
         f"<div class='scroll'>{dots}</div></details>",
     ]
-
-
-def _paired_means(result: Result, results: list[Result]) -> list[float]:
-    assert result.difference is not None
-    base = next(other for other in results if other.row.title == result.difference.baseline)
-    ours, theirs = (each.values[:, :, 0, 0].mean(axis=0) for each in (result, base))
-    return [float(value) for value in ours - theirs]
 
 
 def _structures(comparison: Comparison) -> list[str]:
@@ -249,11 +244,12 @@ def _method() -> list[str]:
             "the image as both distances). So every case counts for every method."
         ),
         paragraph(
-            "Differences are taken case by case between runs with the same seed. The interval adds two sources of "
-            "chance: other cases (studentised bootstrap) and other seeds (Student's t with one degree of freedom less "
-            "than seeds). In simulations it holds the true difference in 93 % of the repetitions or more; with two or "
-            "three seeds it is rather too wide. The interval of the share of the gap holds every share that the "
-            "differences do not rule out."
+            "Differences are taken case by case between runs with the same seed; segmentations without a seed, and "
+            "LabeledOnly with all labels trained once, are compared with the mean over the other's seeds. The interval "
+            "adds two sources of chance: other cases (studentised bootstrap) and other seeds (Student's t with one "
+            "degree of freedom less than seeds). In simulations it holds the true difference in 93 % of the "
+            "repetitions or more; with two or three seeds it is rather too wide. The interval of the share of the gap "
+            "holds every share that the differences do not rule out."
         ),
     ]
 

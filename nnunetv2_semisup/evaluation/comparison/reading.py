@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,15 @@ _PLANS_KEYS = ("image_reader_writer", "transpose_forward", "foreground_intensity
 _SETTINGS_KEYS = ("training.initial_lr", "training.lr_warmup_epochs")
 _SHOWN = 12
 """Digits of the fingerprint of weights."""
+_DATASET_KEYS = ("labels", "regions_class_order")
 
 
 def read_fold(folder: Path) -> Run:
     """The run of a fold's folder, nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION/fold_F.
 
     Raises SemiSupervisedError: no final checkpoint, a damaged one, or one of a stock trainer, which does not record
-    what it saw; no validation, an unfinished one, or one of another epoch than the checkpoint's.
+    what it saw; no validation, an unfinished one, or one of another epoch than the checkpoint's; a damaged record of
+    the validation or of the cost.
     """
     name = f"{folder.parent.name}/{folder.name}"
     if not (folder / FINAL).is_file():
@@ -86,6 +89,7 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
     # A checkpoint from before they were recorded does not say so.
     initial_weights = section.get("initial_weights")
     plan["initial_weights"] = None if initial_weights is None else initial_weights["weights"][:_SHOWN]
+    plan |= {key: arguments["dataset_json"].get(key) for key in _DATASET_KEYS}
     epochs = int(checkpoint["current_epoch"])
     log = checkpoint["logging"]
     return Training(
@@ -108,11 +112,28 @@ def _training(folder: Path, checkpoint: Mapping[str, Any], trainer: str) -> Trai
 
 def _cost(folder: Path) -> Cost | None:
     file = folder / COST_FILE
-    return Cost(**read_json(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    names = {field.name for field in fields(Cost)}
+    if not isinstance(content, dict) or content.keys() != names or not all(map(_is_number, content.values())):
+        raise SemiSupervisedError(f"{file} is damaged: it is not a number for each of {', '.join(sorted(names))}; "
+                                  "restore or delete it")  # fmt: skip
+    return Cost(**content)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _record_of(predictions: Path) -> tuple[str | None, int | None]:
     """Name and epoch of the checkpoint that made segmentations, as far as they are recorded."""
     file = predictions / VALIDATION_FILE
-    record = read_json(file) if file.is_file() else {}
-    return record.get("checkpoint"), record.get("epoch")
+    if not file.is_file():
+        return None, None
+    content = read_json(file)
+    if not isinstance(content, dict) or not isinstance(content.get("checkpoint"), str):
+        raise SemiSupervisedError(
+            f"{file} is damaged: it names no checkpoint; validate again: nnUNetv2_train ... --val"
+        )
+    return str(content["checkpoint"]), content.get("epoch")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
-from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.comparability import Reference, incomparable_keys
 from nnunetv2_semisup.evaluation.comparison.runs import ALL, Refused, Run
+from nnunetv2_semisup.evaluation.comparison.seeds import by_seed
 
 Role = Literal["baseline", "method", "all labels"]
 _NOT_THE_METHOD = ("training.seed", "training.save_every", "training.num_val_iterations_per_epoch", "data.split")
@@ -45,7 +46,12 @@ class Row:
         """Unique in the table."""
         if self.is_external:
             return self.method
-        return f"{self.method}, {self.labels} label{'' if self.labels == 1 else 's'}"
+        return f"{self.method}, {_count(self.labels)}"
+
+    @property
+    def unlabeled(self) -> tuple[int, ...]:
+        """How many unlabelled cases its trainings learned from: the different numbers, sorted."""
+        return tuple(sorted({len(run.training.unlabeled) for run in self.runs if run.training is not None}))
 
     @property
     def is_external(self) -> bool:
@@ -54,9 +60,10 @@ class Row:
 
 
 def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], list[Refused]]:
-    """The rows, baseline first within each number of labels, and the runs whose seed lacks a fold.
+    """The rows, baseline first within each number of labels, and the runs that belong to none, with the reason.
 
-    Raises SemiSupervisedError for two runs of the same row, seed and fold.
+    Raises SemiSupervisedError for two runs of the same row, seed and fold, unless a benchmark or a larger folder holds
+    the same training once more.
     """
     groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     for run in runs:
@@ -64,7 +71,9 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
     rows, refused = [], []
     for group in groups.values():
         seeds: dict[str, tuple[Run, ...]] = {}
-        for seed, folds in _by_seed(group).items():
+        found, repeated = by_seed(group, reference)
+        refused += repeated
+        for seed, folds in found.items():
             covered = len({run.training.val for run in folds if run.training is not None})
             if folds[0].training is not None and covered < len(reference.parts):
                 reason = f"seed {seed} has {covered} of {len(reference.parts)} folds; all are compared together"
@@ -73,20 +82,57 @@ def make_rows(runs: Sequence[Run], reference: Reference) -> tuple[list[Row], lis
                 seeds[seed] = tuple(folds)
         if seeds:
             different = tuple(incomparable_keys(group[0], reference))
-            rows.append(Row(group[0].method, _labels(group[0], reference), seeds, different))
+            rows.append(Row(group[0].method, reference.labels_of(group[0]), seeds, different))
+    rows, alone = _with_partner(rows)
     order = {"baseline": 0, "method": 1, "all labels": 2}
     rows.sort(key=lambda row: (row.role == "all labels", row.labels == ALL, str(row.labels).zfill(9), order[row.role]))
-    return _named_apart(rows), refused
+    return _named_apart(rows), refused + alone
 
 
-def without(rows: Sequence[Row], names: set[str]) -> list[Row]:
-    """The rows without the seeds that hold a run of these names."""
-    kept = []
+def without(rows: Sequence[Row], faults: Mapping[Path, str]) -> tuple[list[Row], list[Refused]]:
+    """The rows without the seeds that hold a run whose folder of segmentations has a fault, and these runs."""
+    kept, refused = [], []
     for row in rows:
-        seeds = {seed: runs for seed, runs in row.seeds.items() if not names & {run.name for run in runs}}
-        if seeds:
-            kept.append(replace(row, seeds=seeds))
-    return kept
+        faulty = {seed for seed, runs in row.seeds.items() if any(run.predictions in faults for run in runs)}
+        kept += _kept(row, [seed for seed in row.seeds if seed not in faulty])
+        for seed in sorted(faulty):
+            others = f"another fold of seed {seed} is refused; all are compared together"
+            refused += [Refused(run.name, faults.get(run.predictions, others)) for run in row.seeds[seed]]
+    kept, alone = _with_partner(kept)
+    return kept, refused + alone
+
+
+def _with_partner(rows: Sequence[Row]) -> tuple[list[Row], list[Refused]]:
+    """The rows without the seeds that LabeledOnly lacks, and their runs: no difference can be taken of them."""
+    baselines: dict[int | str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.role != "method":
+            baselines[row.labels] |= row.seeds.keys()
+    kept, refused = [], []
+    for row in rows:
+        theirs = baselines[row.labels]
+        alone = {seed for seed in row.seeds if not theirs or (seed and seed not in theirs)}
+        kept += _kept(row, [seed for seed in row.seeds if seed not in alone])
+        for seed in sorted(alone):
+            reason = f"there is no run of LabeledOnly with {_count(row.labels)}{_words(seed)} to compare it with"
+            refused += [Refused(run.name, f"{reason}; train one") for run in row.seeds[seed]]
+    return kept, refused
+
+
+def _words(seed: str) -> str:
+    """How a row's seed is called in a message."""
+    if not seed:
+        return ""
+    return ", without a seed and on its labelled cases," if seed.startswith("#") else f" and seed {seed}"
+
+
+def _count(labels: int | str) -> str:
+    return f"{labels} label{'' if labels == 1 else 's'}"
+
+
+def _kept(row: Row, seeds: Collection[str]) -> list[Row]:
+    """The row with these of its seeds; none where it has none of them."""
+    return [replace(row, seeds={seed: row.seeds[seed] for seed in seeds})] if seeds else []
 
 
 def _key(run: Run, reference: Reference) -> tuple[object, ...]:
@@ -96,33 +142,6 @@ def _key(run: Run, reference: Reference) -> tuple[object, ...]:
     settings = {key: value for key, value in run.training.settings.items() if key not in _NOT_THE_METHOD}
     plan = {key: run.training.plan[key] for key in incomparable_keys(run, reference)}
     return (run.training.trainer, run.training.labels, json.dumps([settings, plan], sort_keys=True, default=str))
-
-
-def _labels(run: Run, reference: Reference) -> int | str:
-    return reference.counts()[0] if run.training is None else run.training.labels
-
-
-def _by_seed(group: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by seed; trainings without one are numbered in their order, apart for each fold."""
-    found: dict[str, list[Run]] = defaultdict(list)
-    taken: dict[tuple[str, object], Run] = {}
-    unseeded: dict[object, int] = defaultdict(int)
-    for run in group:
-        part = None if run.training is None else run.training.val
-        if run.seed is None and run.training is not None:
-            unseeded[part] += 1
-            seed = f"#{unseeded[part]}"
-        else:
-            seed = "" if run.seed is None else str(run.seed)
-        if (seed, part) in taken:
-            other = taken[seed, part]
-            raise SemiSupervisedError(
-                f"two runs have the same name: {other.predictions} and {run.predictions} are both {run.method}"
-                f"{f' with seed {seed}' if seed else ''}; leave one out, or rename its folder"
-            )
-        taken[seed, part] = run
-        found[seed].append(run)
-    return found
 
 
 def _named_apart(rows: list[Row]) -> list[Row]:

@@ -59,6 +59,8 @@ class Run:
     """Name of the checkpoint that made the segmentations, where that was recorded."""
     epoch: int | None = None
     """How many epochs it had been trained for, where that was recorded."""
+    named: bool = False
+    """Whether it was itself named as RUN, and not found in a folder that was."""
 
     @property
     def is_baseline(self) -> bool:

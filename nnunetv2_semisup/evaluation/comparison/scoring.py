@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nnunetv2_semisup.data.workers import Workers, processes
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.evaluation.comparison.runs import Refused, Run
+from nnunetv2_semisup.evaluation.comparison.runs import Run
 from nnunetv2_semisup.evaluation.comparison.structures import Labels, Structures
 
 Scores = npt.NDArray[np.float64]
@@ -25,19 +25,19 @@ _FEW = 60
 
 @dataclass(frozen=True)
 class Task:
-    """One case: its truth, and the segmentation of every run, by the run's name."""
+    """One case: the file of its truth, and the folders of segmentations to measure against it."""
 
     case: str
-    truth: str
-    predictions: tuple[tuple[str, str], ...]
+    truth: Path
+    folders: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Of one case: scores [structures, metrics] or what is wrong with the segmentation, by the run's name."""
+    """Of one case: scores [structures, metrics] or what is wrong with the segmentation, by its folder."""
 
-    scores: dict[str, Scores]
-    faults: dict[str, str]
+    scores: dict[Path, Scores]
+    faults: dict[Path, str]
     error: str = ""
     """What is wrong with the truth."""
 
@@ -51,21 +51,21 @@ class CaseScorer:
     structures: Structures
 
     def __call__(self, task: Task) -> CaseResult:
-        """Scores and faults of all runs."""
-        scores: dict[str, Scores] = {}
-        faults: dict[str, str] = {}
+        """Scores and faults of all segmentations."""
+        scores: dict[Path, Scores] = {}
+        faults: dict[Path, str] = {}
         try:
             truth, properties = self._read(task.truth)
         except Exception as error:
             return CaseResult({}, {}, f"{task.truth} cannot be read: {error}")
-        for name, file in task.predictions:
+        for folder in task.folders:
             try:
-                scores[name] = self._scores(truth, properties, file)
+                scores[folder] = self._scores(truth, properties, folder / task.truth.name)
             except Exception as error:
-                faults[name] = " ".join(str(error).split()) or type(error).__name__
+                faults[folder] = " ".join(str(error).split()) or type(error).__name__
         return CaseResult(scores, faults)
 
-    def _scores(self, truth: Labels, properties: dict[str, Any], file: str) -> Scores:
+    def _scores(self, truth: Labels, properties: dict[str, Any], file: Path) -> Scores:
         import torch
 
         from nnunetv2_semisup.evaluation.comparison.metrics import structure_scores
@@ -83,8 +83,8 @@ class CaseScorer:
         masks = zip(self.structures.masks(truth), self.structures.masks(prediction), strict=True)
         return np.array([structure_scores(a & counts, b & counts, properties["spacing"]) for a, b in masks])
 
-    def _read(self, file: str) -> tuple[Labels, dict[str, Any]]:
-        values, properties = recursive_find_reader_writer_by_name(self.reader)().read_seg(file)
+    def _read(self, file: Path) -> tuple[Labels, dict[str, Any]]:
+        values, properties = recursive_find_reader_writer_by_name(self.reader)().read_seg(str(file))
         labels = values[0].astype(np.int32)
         if not np.array_equal(labels, values[0]):
             foreign = values[0][labels != values[0]][0]
@@ -117,11 +117,13 @@ def _geometry(properties: Mapping[str, Any]) -> Iterator[tuple[str, npt.NDArray[
 
 def score_runs(
     runs: Sequence[Run], cases: Mapping[str, Sequence[Run]], truth: Path, ending: str, scorer: CaseScorer
-) -> tuple[dict[str, dict[str, Scores]], list[Refused]]:
-    """Scores [structures, metrics] by run and case, and the runs with a segmentation that cannot be measured.
+) -> tuple[dict[Path, dict[str, Scores]], dict[Path, str]]:
+    """Scores [structures, metrics] by folder and case, and what is wrong with a folder that cannot be measured.
+
+    Folders are those of `Run.predictions`; a run's name is for messages and need not be unique.
 
     Args:
-        runs: all, each of its own name.
+        runs: all.
         cases: of every case the runs that segmented it.
         truth: folder of the true segmentations.
         ending: of all files.
@@ -131,15 +133,15 @@ def score_runs(
         SemiSupervisedError: a truth is missing or cannot be read, or a process died.
     """
     tasks = [
-        Task(case, str(truth / f"{case}{ending}"), tuple((r.name, str(r.predictions / f"{case}{ending}")) for r in rs))
-        for case, rs in cases.items()
+        Task(case, truth / f"{case}{ending}", tuple(dict.fromkeys(run.predictions for run in its)))
+        for case, its in cases.items()
     ]
     for task in tasks:
-        if not Path(task.truth).is_file():
+        if not task.truth.is_file():
             raise SemiSupervisedError(f"there is no true segmentation {task.truth}; preprocess the dataset again")
-    scores: dict[str, dict[str, Scores]] = {run.name: {} for run in runs}
-    faults: dict[str, str] = {}
-    count = sum(len(task.predictions) for task in tasks)
+    scores: dict[Path, dict[str, Scores]] = {run.predictions: {} for run in runs}
+    faults: dict[Path, str] = {}
+    count = sum(len(task.folders) for task in tasks)
     workers: AbstractContextManager[Workers | None] = nullcontext()
     if count > _FEW:
         workers = Workers(processes())
@@ -149,9 +151,9 @@ def score_runs(
             if result is None or result.error:
                 reason = result.error if result else f"measuring {task.case} needs more memory than there is"
                 raise SemiSupervisedError(reason)
-            for name, found in result.scores.items():
-                scores[name][task.case] = found
-            for name, fault in result.faults.items():
-                faults.setdefault(name, fault)
-            bar.update(len(task.predictions))
-    return {n: found for n, found in scores.items() if n not in faults}, [Refused(n, f) for n, f in faults.items()]
+            for folder, found in result.scores.items():
+                scores[folder][task.case] = found
+            for folder, fault in result.faults.items():
+                faults.setdefault(folder, fault)
+            bar.update(len(task.folders))
+    return scores, faults

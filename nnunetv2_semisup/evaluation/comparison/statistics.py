@@ -25,15 +25,18 @@ class Difference:
 
     baseline: str
     """Title of the baseline's row."""
-    seeds: int
-    """Pairs of seeds."""
+    pairs: int
+    """Pairs of seeds; 1 where means over the seeds are compared."""
+    cases: Array
+    """Mean over the pairs [cases, structures + 1, metrics]."""
     intervals: list[list[Interval]]
     p: Array
-    """Wilcoxon's signed-rank test over the cases, of the means over the seeds; [structures + 1, metrics]."""
+    """Wilcoxon's signed-rank test over the cases, of the means over the pairs; [structures + 1, metrics]."""
     p_holm: Array
     """The same, corrected for the number of rows that are compared."""
     share: Interval | None
-    """Share of the gap in mean Dice between few and all labels that is closed; None where no row has all labels."""
+    """Share of the gap in mean Dice between few and all labels that is closed; None where no row has all labels, NaN
+    where the three rows share no seed or the gap is not clear of 0."""
 
 
 @dataclass(frozen=True)
@@ -80,44 +83,59 @@ def analyse(rows: Sequence[Row], values: Mapping[str, Array]) -> list[Result]:
 
 
 def _difference(row: Row, baseline: Row, full: Row | None, values: Mapping[str, Array]) -> Difference:
-    ours, theirs, *most = _paired([row, baseline] if full in (None, baseline) else [row, baseline, full], values)
-    difference = ours - theirs
-    seeds, cases, *kinds = difference.shape
-    intervals = paired_intervals(difference.reshape(seeds, cases, -1))
+    difference = _paired(row, baseline, values)
+    pairs, cases, *kinds = difference.shape
+    intervals = paired_intervals(difference.reshape(pairs, cases, -1))
     tests = np.array([_wilcoxon(column) for column in difference.mean(axis=0).reshape(cases, -1).T]).reshape(kinds)
-    share = share_interval(difference[..., 0, 0], (most[0] - theirs)[..., 0, 0]) if most else None
     metrics = kinds[1]
     return Difference(
         baseline=baseline.title,
-        seeds=seeds,
+        pairs=pairs,
+        cases=np.asarray(difference.mean(axis=0)),
         intervals=[intervals[start : start + metrics] for start in range(0, len(intervals), metrics)],
         p=tests,
         p_holm=tests.copy(),
-        share=share,
+        share=None if full in (None, baseline) else _share(row, baseline, full, values),
     )
 
 
-def _paired(rows: Sequence[Row], values: Mapping[str, Array]) -> list[Array]:
-    """The values of several rows on the seeds that they share.
+def _paired(row: Row, baseline: Row, values: Mapping[str, Array]) -> Array:
+    """Differences [pairs, cases, ...] on the seeds that two rows share.
 
-    A row with one set of segmentations whose seed is unknown, and LabeledOnly with all labels in one seed, go with
-    every seed of the others.
-
-    Raises SemiSupervisedError where no seed is shared.
+    Where one set stands for all seeds, or no seed is shared, it is the difference of the means over the seeds: one
+    pair. Repeating the one for every seed of the other would count a single training as several.
     """
-    with_seeds = [row for row in rows if not _goes_with_all(row)]
-    shared = [seed for seed in (with_seeds or rows)[0].seeds if all(seed in row.seeds for row in with_seeds)]
-    if not shared:
-        raise SemiSupervisedError(
-            f"{' and '.join(row.title for row in with_seeds)} have no seed in common, so their runs are no pairs; "
-            "train one of them with the other's seeds"
-        )
-    indices = [[0] * len(shared) if _goes_with_all(row) else [list(row.seeds).index(s) for s in shared] for row in rows]
-    return [values[row.title][index] for row, index in zip(rows, indices, strict=True)]
+    shared = [seed for seed in row.seeds if seed in baseline.seeds]
+    if _is_one(row) or not shared:
+        return _mean(row, values) - _mean(baseline, values)
+    return _at(row, shared, values) - _at(baseline, shared, values)
 
 
-def _goes_with_all(row: Row) -> bool:
-    return len(row.seeds) == 1 and (row.labels == ALL or (row.is_external and "" in row.seeds))
+def _share(row: Row, baseline: Row, full: Row, values: Mapping[str, Array]) -> Interval:
+    """Share of the gap to `full`, on the seeds that all three share. One seed of `full` goes with every pair."""
+    if _is_one(row):
+        ours, theirs, most = (_mean(each, values) for each in (row, baseline, full))
+    else:
+        shared = [seed for seed in row.seeds if seed in baseline.seeds and (seed in full.seeds or _is_one(full))]
+        if not shared:
+            return Interval(np.nan, np.nan, np.nan)
+        ours, theirs = _at(row, shared, values), _at(baseline, shared, values)
+        most = values[full.title] if _is_one(full) else _at(full, shared, values)
+    return share_interval((ours - theirs)[..., 0, 0], (most - theirs)[..., 0, 0])
+
+
+def _at(row: Row, seeds: Sequence[str], values: Mapping[str, Array]) -> Array:
+    return values[row.title][[list(row.seeds).index(seed) for seed in seeds]]
+
+
+def _mean(row: Row, values: Mapping[str, Array]) -> Array:
+    """Over the seeds, as if it were one [1, cases, ...]."""
+    return np.asarray(values[row.title].mean(axis=0, keepdims=True))
+
+
+def _is_one(row: Row) -> bool:
+    """Whether one set stands for all seeds: segmentations without one, or LabeledOnly with all labels trained once."""
+    return len(row.seeds) == 1 and (row.role == "all labels" or "" in row.seeds)
 
 
 def _wilcoxon(differences: Array) -> float:

@@ -17,8 +17,9 @@ from nnunetv2_semisup.training.cost import Cost
 Line = dict[str, str]
 
 TABLE = (
-    "method", "labels", "seeds", "cases", "Dice", "Dice sd", "IoU", "HD95", "ASSD", "difference", "low", "high", "p",
-    "p Holm", "gap closed", "gap low", "gap high", "samples", "seconds", "peak MiB", "epochs", "different",
+    "method", "labels", "unlabelled", "seeds", "cases", "Dice", "Dice sd", "IoU", "HD95", "ASSD", "pairs", "difference",
+    "low", "high", "p", "p Holm", "gap closed", "gap low", "gap high", "samples", "seconds", "peak MiB", "epochs",
+    "different",
 )  # fmt: skip
 """Columns of the main table; docs/reference/compare-columns.md says what each is."""
 STRUCTURES = (
@@ -91,12 +92,13 @@ def _main_line(result: Result, cases: int) -> Line:
     row, difference, mean = result.row, result.difference, result.mean[0]
     line = dict.fromkeys(TABLE, "")
     line |= {"method": row.method, "labels": _labels(result), "seeds": str(len(row.seeds)), "cases": str(cases)}
+    line["unlabelled"] = "-".join(str(count) for count in sorted({*row.unlabeled[:1], *row.unlabeled[-1:]}))
     line |= {metric: _number(mean[m], m) for m, metric in enumerate(METRICS)}
     line |= {"Dice sd": _number(result.deviation[0, 0], 0), "different": " ".join(row.different)}
     if difference is not None:
         interval = difference.intervals[0][0]
         line |= dict(zip(("difference", "low", "high"), (_signed(value, 0) for value in interval), strict=True))
-        line["p"] = _p(difference.p[0, 0])
+        line |= {"pairs": str(difference.pairs), "p": _p(difference.p[0, 0])}
         if row.role == "method":
             line["p Holm"] = _p(difference.p_holm[0, 0])
         if difference.share is not None:

@@ -64,7 +64,7 @@ def test_seeds_labels_and_segmentations_from_elsewhere_make_rows(lab):
     baseline, method, external, full = comparison.results
     assert [len(result.row.seeds) for result in comparison.results] == [3, 3, 1, 1]
     assert baseline.difference is None
-    assert method.difference.seeds == external.difference.seeds == 3
+    assert [result.difference.pairs for result in (method, external, full)] == [3, 1, 1]
     for result in (method, external, full):
         np.testing.assert_allclose(
             result.difference.intervals[0][0].mean, result.mean[0, 0] - baseline.mean[0, 0], atol=1e-9
@@ -105,6 +105,8 @@ class TestRefusals:
             checkpoint["current_epoch"] = 4
 
         run = lab.run("EntropyMin", seed=1, change=change)
+        record = {"checkpoint": "checkpoint_final.pth", "epoch": 4}
+        (run / "validation" / "semisup_validation.json").write_text(json.dumps(record))
         assert reason(lab, run) == "it saw 8 labelled samples, LabeledOnly 4"
 
     def test_other_labelled_cases_of_the_same_seed(self, lab):
@@ -164,6 +166,20 @@ class TestRefusals:
             (folder / "labeled_voxel_hashes.json").unlink(missing_ok=True)
         assert f"its unlabelled case {TRAIN[3]} has the voxels of the validation case {VAL[2]}" in str(caught.value)
 
+    def test_a_labelled_case_with_the_voxels_of_a_validation_case(self, lab):
+        manifest = lab.workspace.dataset_folder / "nnUNetPlans_3d_fullres_unlabeled.json"
+        before = manifest.read_text()
+        content = json.loads(before)
+        content["cases"][TRAIN[0]]["voxel_hash"] = content["cases"][VAL[2]]["voxel_hash"]
+        good = [lab.run(name, errors=0.2, change=edited(labeled=TRAIN[1:3])) for name in ("LabeledOnly", "EntropyMin")]
+        leaking = lab.run("EntropyMin", seed=1, errors=0.1, change=edited(unlabeled=[]))
+        try:
+            manifest.write_text(json.dumps(content))
+            (refused,) = compare([*good, leaking], []).refused
+        finally:
+            manifest.write_text(before)
+        assert refused.reason == f"its labelled case {TRAIN[0]} has the voxels of the validation case {VAL[2]}"
+
     def test_what_cannot_be_looked_at_is_said(self, lab, monkeypatch):
         manifest = lab.workspace.dataset_folder / "nnUNetPlans_3d_fullres_unlabeled.json"
         before = manifest.read_text()
@@ -173,10 +189,11 @@ class TestRefusals:
             comparison = compare([lab.run(errors=0.3), lab.run("EntropyMin", errors=0.1)], [])
         finally:
             manifest.write_text(before)
-        assert any("could not be compared voxel by voxel" in line for line in comparison.warnings)
+        (line,) = [line for line in comparison.warnings if "could not be compared voxel by voxel" in line]
+        assert line.startswith("9 cases, e.g. labeled_000, could not")
 
     @pytest.mark.parametrize("key", ["patch_size", "network", "foreground_intensity_properties_per_channel",
-                                     "training.initial_lr"])  # fmt: skip
+                                     "training.initial_lr", "labels", "regions_class_order"])  # fmt: skip
     def test_unequal_plans_unless_they_are_allowed(self, lab, key):
         def change(checkpoint):
             plans = checkpoint["init_args"]["plans"]
@@ -187,6 +204,10 @@ class TestRefusals:
                 configuration["architecture"]["arch_kwargs"]["features_per_stage"] = [5, 9, 13]
             elif key == "training.initial_lr":
                 checkpoint["semisup"]["settings"]["training"]["initial_lr"] = 0.02
+            elif key == "labels":
+                checkpoint["init_args"]["dataset_json"]["labels"]["another"] = 5
+            elif key == "regions_class_order":
+                checkpoint["init_args"]["dataset_json"]["regions_class_order"] = [1, 2, 3, 4]
             else:
                 plans[key]["0"]["mean"] += 1
 
@@ -199,6 +220,21 @@ class TestRefusals:
     def test_a_key_that_may_never_differ(self, lab):
         with pytest.raises(SemiSupervisedError, match=r"--allow-different cases: known are .*patch_size"):
             compare([lab.run(errors=0.3), lab.run("EntropyMin", errors=0.2)], ["cases"])
+
+    @pytest.mark.parametrize("content", ['{"a": 1}', "[]", "{"])
+    @pytest.mark.parametrize("file", ["semisup_cost.json", "validation/semisup_validation.json"])
+    def test_a_damaged_small_file_of_one_run_in_a_folder(self, lab, file, content):
+        for name in ("LabeledOnly", "EntropyMin"):
+            lab.run(name, errors=0.2)
+        damaged = lab.run("EntropyMin", seed=1)
+        (damaged / file).write_text(content)
+        comparison = compare([lab.copies], [])
+        assert rows(comparison) == ["LabeledOnly, 2 labels", "EntropyMin, 2 labels"]
+        (refused,) = comparison.refused
+        assert refused.reason.startswith(f"{damaged / file} is ")
+        assert "\n" not in refused.reason
+        with pytest.raises(SemiSupervisedError, match=r"is damaged|is not valid JSON"):
+            compare([damaged, lab.copies], [])
 
     def test_a_validation_that_misses_a_case(self, lab):
         run = lab.run("EntropyMin", seed=1)
@@ -291,5 +327,5 @@ class TestBadInput:
             compare([lab.run(), lab.run("EntropyMin")], [])
 
     def test_no_seed_in_common(self, lab):
-        with pytest.raises(SemiSupervisedError, match="have no seed in common"):
+        with pytest.raises(SemiSupervisedError, match="no run of LabeledOnly with 2 labels and seed 2 to compare it"):
             compare([lab.run(seed=1, errors=0.3), lab.run("EntropyMin", seed=2, errors=0.2)], [])

@@ -13,7 +13,7 @@ def test_a_comparison_at_the_console(lab, tmp_path, capsys):
     assert [line.split(",")[0] for line in printed.splitlines()[2:]] == ["LabeledOnly", "EntropyMin"]
     assert "refused: peer: " in complaints
     assert "lacks 1 of the segmentations, e.g. labeled_005.nii.gz" in complaints
-    assert "note: Fewer than 3 seeds" in complaints
+    assert "note: Fewer than 3 seeds, or pairs of seeds with LabeledOnly: LabeledOnly, 2 labels (1)" in complaints
     assert sorted(file.name for file in out.iterdir()) == [
         "cases.csv", "index.html", "refused.csv", "structures.csv", "table.csv", "table.tex",
     ]  # fmt: skip

@@ -46,9 +46,9 @@ def read_csv(file):
         return list(csv.DictReader(stream))
 
 
-def html_table(page):
-    """The cells of the main table, by heading."""
-    table = re.search(r"<table class='sortable'>.*?</table>", page, re.DOTALL).group()
+def html_table(page, number=0):
+    """The cells of the main table, or of another one that can be sorted, by heading."""
+    table = re.findall(r"<table class='sortable'>.*?</table>", page, re.DOTALL)[number]
     headings = [unescape(text) for text in re.findall(r"<button[^>]*>(.*?)</button>", table)]
     rows = re.findall(r"<tr>(<td.*?)</tr>", table)
     return [
@@ -98,6 +98,53 @@ def test_tables_follow_from_the_cases(written):
         if line["structure"] == "mean" and line["metric"] == "Dice":
             same = table[line["method"], line["labels"]]
             assert (line["mean"], line["low"], line["p Holm"]) == (same["Dice"], same["low"], same["p Holm"])
+
+
+def test_page_and_csv_say_the_same_of_every_structure(written):
+    lines = read_csv(written / "structures.csv")
+    shown = html_table((written / "index.html").read_text(), 1)
+    assert len(lines) == len(shown) == 4 * 5 * 4
+    assert [dict(cells) for cells in shown] == lines
+
+
+def test_structures_are_those_of_the_cases(written):
+    by_structure = {}
+    for case in read_csv(written / "cases.csv"):
+        for metric in ("Dice", "IoU", "HD95", "ASSD"):
+            key = case["method"], case["labels"], case["structure"], metric
+            by_structure.setdefault(key, []).append(float(case[metric]))
+    lines = [line for line in read_csv(written / "structures.csv") if line["structure"] != "mean"]
+    assert len(lines) == len(by_structure)
+    for line in lines:
+        mean = np.mean(by_structure[line["method"], line["labels"], line["structure"], line["metric"]])
+        digits = 4 if line["metric"] in ("Dice", "IoU") else 2
+        assert float(line["mean"]) == pytest.approx(mean, abs=0.6 * 10**-digits)
+
+
+def test_the_sentences_say_the_numbers_of_the_table(written):
+    """Of each method, and the word for it follows from the interval."""
+    page = unescape((written / "index.html").read_text())
+    table = {line["method"]: line for line in read_csv(written / "table.csv") if line["labels"] != "all"}
+    for method, title in (("EntropyMin", "EntropyMin, 2 labels"), ("<peer> & co", "<peer> & co")):
+        (sentence,) = re.findall(rf"<p>({re.escape(title)}: .*?)</p>", page)
+        line = table[method]
+        low, high = float(line["low"]), float(line["high"])
+        word = "better than" if low > 0 else "worse than" if high < 0 else "no clear difference from"
+        pairs = f"{line['pairs']} pair{'' if line['pairs'] == '1' else 's'} of seeds"
+        expected = (
+            f"{title}: {word} LabeledOnly, 2 labels. Dice {line['Dice']} against {table['LabeledOnly']['Dice']}; "
+            f"paired difference {line['difference']}, 95 % interval {line['low']} to {line['high']} ({pairs})."
+        )
+        assert sentence.startswith(expected)
+        if line["gap closed"]:
+            share = re.search(
+                r"closes (-?\d+) % of the gap to LabeledOnly with all labels \((-?\d+) to (-?\d+) %\)", sentence
+            )
+            cells = [float(line[key]) for key in ("gap closed", "gap low", "gap high")]
+            assert [int(number) for number in share.groups()] == [round(100 * cell) for cell in cells]
+        else:
+            assert "of the gap" not in sentence
+    assert any(table[method]["gap closed"] for method in table)
 
 
 def test_costs_are_those_of_the_runs_and_empty_where_one_is_missing(comparison, written):

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.evaluation.bootstrap import paired_interval
+from nnunetv2_semisup.evaluation.bootstrap import paired_interval, share_interval
 from nnunetv2_semisup.evaluation.comparison.rows import Row
 from nnunetv2_semisup.evaluation.comparison.runs import BASELINE, Run, Training
 from nnunetv2_semisup.evaluation.comparison.statistics import analyse
@@ -43,7 +43,8 @@ def test_differences_are_taken_seed_by_seed_and_case_by_case():
     base, method = table.add("LabeledOnly", 4, ["0", "1", "2"], 0), table.add("Better", 4, ["2", "0", "7"], 0.1)
     difference = table.results()[method].difference
     paired = table.values[method][[1, 0]] - table.values[base][[0, 2]]
-    assert difference.seeds == 2
+    assert difference.pairs == 2
+    np.testing.assert_allclose(difference.cases, paired.mean(axis=0))
     assert difference.baseline == base
     for s, m in np.ndindex(2, 4):
         assert difference.intervals[s][m] == pytest.approx(paired_interval(paired[:, :, s, m]))
@@ -87,11 +88,52 @@ def test_each_number_of_labels_has_its_own_baseline_and_the_share_its_gap():
     assert results[names[8]].difference.share.mean == pytest.approx(0.5, abs=0.02)
 
 
-def test_segmentations_without_a_seed_go_with_every_seed():
+def test_one_set_of_segmentations_is_one_pair_with_the_mean_over_the_seeds():
+    """Repeated for every seed it would look like so many trainings, and the interval would be too narrow."""
     table = Table()
-    table.add("LabeledOnly", 4, ["0", "1", "2"], 0)
+    base = table.add("LabeledOnly", 4, ["0", "1", "2"], 0)
     peer = table.add("peer", 4, [""], 0.1)
-    assert table.results()[peer].difference.seeds == 3
+    difference = table.results()[peer].difference
+    assert difference.pairs == 1
+    ours, theirs = table.values[peer][:, :, 0, 0], table.values[base][:, :, 0, 0].mean(axis=0, keepdims=True)
+    assert difference.intervals[0][0] == pytest.approx(paired_interval(ours - theirs))
+
+
+def test_one_seed_of_a_method_on_all_labels_is_one_pair():
+    table = Table()
+    base = table.add("LabeledOnly", "all", ["0", "1", "2"], 0)
+    method = table.add("Better", "all", ["1"], 0.1)
+    difference = table.results()[method].difference
+    assert difference.pairs == 1
+    paired = (table.values[method][0] - table.values[base][1])[None, :, 0, 0]
+    assert difference.intervals[0][0] == pytest.approx(paired_interval(paired))
+
+
+def test_all_labels_trained_once_are_one_pair_with_the_few():
+    table = Table()
+    base, full = table.add("LabeledOnly", 4, ["0", "1", "2"], 0), table.add("LabeledOnly", "all", ["0"], 0.2)
+    difference = table.results()[full].difference
+    assert difference.pairs == 1
+    mean = table.values[full][0, :, 0, 0].mean() - table.values[base][..., 0, 0].mean()
+    assert difference.intervals[0][0].mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("seeds", [["0", "1"], ["7", "8"], ["0"]])
+def test_seeds_that_all_labels_lack_do_not_shrink_the_difference(seeds):
+    """What a method brings is measured on all of its pairs; the share of the gap on those with a third, if any."""
+    table, alone = Table(), Table()
+    for each in (table, alone):
+        base, method = each.add("LabeledOnly", 4, ["0", "1", "2"], 0), each.add("Better", 4, ["0", "1", "2"], 0.1)
+    full = table.add("LabeledOnly", "all", seeds, 0.2)
+    ours, expected = table.results()[method].difference, alone.results()[method].difference
+    assert ours.pairs == 3
+    assert ours.intervals == expected.intervals
+    b, m, f = (table.values[name][..., 0, 0] for name in (base, method, full))
+    if "7" in seeds:
+        assert np.isnan(ours.share).all()
+    else:
+        used = slice(2 if len(seeds) == 2 else 3)
+        assert ours.share == pytest.approx(share_interval((m - b)[used], f - b[used]))
 
 
 def test_spread_is_that_of_the_seeds():
