@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnunetv2_semisup.methods import methods, trainer_class
+from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 from tests.training.test_support import UNSURE
 
 STEPS = 6
@@ -21,9 +22,11 @@ FULL = {
 
 
 def with_average() -> list[str]:
-    """The trainers whose settings hold a teacher's decay."""
-    found = sorted(methods().values())
-    return [name for name in found if "teacher" in trainer_class(name).settings_model().model_fields]
+    """The trainers whose teacher is a moving average."""
+    fields = {name: trainer_class(name).settings_model().model_fields for name in sorted(methods().values())}
+    return [
+        name for name, own in fields.items() if "teacher" in own and own["teacher"].annotation is EMATeacherSettings
+    ]
 
 
 def parameters(network: Any) -> list[torch.Tensor]:
