@@ -252,6 +252,17 @@ def mixed_table(folder: Path, data: Dataset) -> str:
     return "\n".join(lines)
 
 
+def gradients_table(folder: Path) -> str:
+    """What benchmarks/gradients.py has written, row by row."""
+    lines = []
+    for file in sorted(folder.glob("gradients_*.csv")):
+        with file.open(newline="") as stream:
+            head, *rows = csv.reader(stream)
+        lines += [_row(*row) for row in ([] if lines else [head])] + ([] if lines else [_rule(len(head))])
+        lines += [_row(*row) for row in rows]
+    return "\n".join(lines)
+
+
 def _difference(folder: Path, data: Dataset, arm: str, other: str) -> str:
     """Paired, with its interval; "-" of an arm with itself and where there is no pair."""
     found = pairs(folder, data.number, arm, other)
@@ -302,6 +313,7 @@ def tables(folder: Path) -> dict[str, str]:
         found |= {f"{name}-{method}": variants_table(folder, data, arms) for method, arms in data.variants.items()}
     for name, starts in STARTS.items():
         found[f"{name}-pretraining"] = pretraining_table(folder, DATASETS[name], starts)
+    found["gradients"] = gradients_table(folder)
     found["left-atrium-mixed"] = mixed_table(folder, DATASETS["left-atrium"])
     return found
 
