@@ -28,7 +28,7 @@ ARMS: dict[str, tuple[str, list[str]] | None] = {
     "scratch": None,
     "untrained": (BIM, ["training.num_epochs=1", "training.num_iterations_per_epoch=2", "training.initial_lr=1e-9"]),
     "bim": (BIM, []),
-    "bim-fast": (BIM, ["training.initial_lr=2e-3"]),
+    "bim-slow": (BIM, ["training.initial_lr=2e-4"]),
     "bim-alpha0": (BIM, ["information.alpha=0"]),
     "bim-noboundary": (BIM, ["boundary.weight=0"]),
     "iic": (BIM, ["information.alpha=0", "boundary.weight=0"]),

@@ -20,7 +20,10 @@ from nnunetv2_semisup.training.distributed import average_gradients, broadcast, 
 from tests.regularizers.toy_step import build, facts_of, labeled_batch, network_of, pseudo_label, random_views, step_of
 
 UNMIXED = {"mixing": {"share": 0.0}, "pseudo_label": {"threshold": 0.0}}
-STILL = {"transform": {"rotation": 0.0, "scale": [1.0, 1.0], "translation": 0.0, "gamma": [1.0, 1.0]}}
+STILL = {
+    "transform": {"rotation": 0.0, "scale": [1.0, 1.0], "translation": 0.0, "gamma": [1.0, 1.0]},
+    "boundary": {"flat": 1e-3},
+}
 SAME_DRAWS = {
     "fixmatch": UNMIXED,
     "bim": STILL,
@@ -29,7 +32,7 @@ SAME_DRAWS = {
     "mireg": UNMIXED,
     "uamt": {"uncertainty": {"noise": 0.0, "start": 1.0, "end": 1.0}},
 }
-"""A process draws for its own samples alone: settings that leave nothing to the draw, and no voxel out."""
+"""A process draws for its own samples alone: settings that leave nothing to the draw, and no voxel or window out."""
 OF_SINGLE_VOXELS = ("localcontrast",)
 """Methods that draw voxels of a class: each class has one, and all others have no label."""
 IGNORED = 3
