@@ -135,14 +135,12 @@ def trainers() -> Iterator[Finding]:
 def dataset(name: str, configuration: str | None, plans_name: str | None) -> Iterator[Finding]:
     """Whether plans, labelled and unlabelled cases of a dataset are there, for each configuration in question."""
     try:
-        from nnunetv2_semisup.data.folders import find_dataset, load_plans, resolve_configuration, variable_folder
+        from nnunetv2_semisup.data.folders import find_dataset, load_plans, variable_folder
         from nnunetv2_semisup.data.selection import ready_configurations
 
         folder = variable_folder("nnUNet_preprocessed") / find_dataset(name)
         plans = load_plans(folder, plans_name or "nnUNetPlans")
         yield Finding(f"{plans['plans_name']} of {folder.name}")
-        if configuration:
-            resolve_configuration(plans, configuration)
         for chosen in [configuration] if configuration else ready_configurations(folder, plans):
             yield _cases(folder, plans, chosen)
     except SemiSupervisedError as error:

@@ -19,6 +19,8 @@ from nnunetv2_semisup.networks.features import unwrapped
 
 SECTION = "semisup"
 FORMAT = 1
+MEND = "make room or mend the permissions, then run the same command with --c"
+"""What to do where something of a run cannot be written."""
 
 
 def section_of(trainer: Any) -> dict[str, Any]:
@@ -110,9 +112,7 @@ def save_with_section(save_stock: Callable[[io.BytesIO], None], file: Path, sect
 
 def cannot_write(file: Path, error: OSError) -> SemiSupervisedError:
     """What to say where a file of a run cannot be written."""
-    return SemiSupervisedError(
-        f"cannot write {file} ({error.strerror}); make room or mend the permissions, then run the same command with --c"
-    )
+    return SemiSupervisedError(f"cannot write {file} ({error.strerror}); {MEND}")
 
 
 def refuse_changes(section: Mapping[str, Any], settings: Mapping[str, Any], cases: Mapping[str, list[str]]) -> None:

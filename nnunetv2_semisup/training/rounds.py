@@ -16,6 +16,7 @@ from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import unwrapped
 from nnunetv2_semisup.regularizers.phases import phase_ends
 from nnunetv2_semisup.regularizers.rounds import RoundSettings, round_starts
+from nnunetv2_semisup.training.checkpoint import MEND
 from nnunetv2_semisup.training.distributed import broadcast, is_distributed
 from nnunetv2_semisup.training.labeling import label_cases
 from nnunetv2_semisup.training.peer import new_network
@@ -23,8 +24,6 @@ from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset
 
 FOLDER = "pseudo_labels"
 """In the fold's folder; one folder for each round, of which the last complete one is kept."""
-
-MEND = "make room or mend the permissions, then run the same command with --c"
 
 
 @dataclass(frozen=True)

@@ -247,9 +247,9 @@ def _method() -> list[str]:
             "Differences are taken case by case between runs with the same seed; segmentations without a seed, and "
             "LabeledOnly with all labels trained once, are compared with the mean over the other's seeds. The interval "
             "adds two sources of chance: other cases (studentised bootstrap) and other seeds (Student's t with one "
-            "degree of freedom less than seeds). In simulations it holds the true difference in 93 % of the "
-            "repetitions or more; with two or three seeds it is rather too wide. The interval of the share of the gap "
-            "holds every share that the differences do not rule out."
+            "degree of freedom less than seeds). In simulations it holds the true difference in about 93 % of "
+            "the repetitions or more; with two or three seeds it is rather too wide. The interval of the share of the "
+            "gap holds every share that the differences do not rule out."
         ),
     ]
 
