@@ -13,7 +13,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot
 from mixed_supervision import BUDGETS, DENSE, LABELED, run_name
-from results import BASE, RESULTS, read
+from results import RESULTS, read
+from wanted import BASE
 
 NUMBER = 804
 FILE = RESULTS.parent / "annotation_economy.svg"

@@ -15,7 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
-from quality import LENGTH, RESULTS, TRAIN_CASES, call, csv_name, prepare, set_environment, write_csv
+from quality import LENGTH, RESULTS, TRAIN_CASES, call, csv_name, plan, prepare, set_environment, train_plans, write_run
 
 from nnunetv2_semisup.methods import methods
 
@@ -97,11 +97,8 @@ def train(dataset: int, arm: str, mode: str, seed: int, device: str) -> Path:
         values.append(f"data.split={split}")
     else:
         number = sparse_dataset(dataset, mode)
-    call("nnUNetv2_semisup", "plan", "-d", str(number), "-m", method, "-p", SMALL, "-o", name, "--set", *values)
-    trainer = methods()[method]
-    call("nnUNetv2_train", str(number), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, "--c")
-    (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{number:03d}_*")
-    return Path(os.environ["nnUNet_results"]) / folder.name / f"{trainer}__{name}__3d_fullres" / "fold_0"
+    plan(number, method, SMALL, name, values)
+    return train_plans(number, methods()[method], name, device, "--c")
 
 
 def run_name(arm: str, mode: str) -> str:
@@ -122,11 +119,12 @@ def main() -> None:
     args = parser.parse_args()
     for seed in args.seeds:
         for arm in args.arms:
-            file = args.output / csv_name(args.dataset, run_name(arm, args.mode), seed)
-            if not file.exists():
+            run = run_name(arm, args.mode)
+            if not (args.output / csv_name(args.dataset, run, seed)).exists():
                 set_environment(args.data, args.work)
                 prepare(args.dataset, SMALL)
-                write_csv(train(args.dataset, arm, args.mode, seed, args.device), file)
+                fold = train(args.dataset, arm, args.mode, seed, args.device)
+                write_run(fold, args.output, args.dataset, run, seed)
 
 
 if __name__ == "__main__":

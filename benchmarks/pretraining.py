@@ -15,7 +15,21 @@ import argparse
 import os
 from pathlib import Path
 
-from quality import LENGTH, RESULTS, TRAIN_CASES, call, csv_name, prepare, set_environment, write_csv
+from quality import (
+    LENGTH,
+    RESULTS,
+    TRAIN_CASES,
+    call,
+    csv_name,
+    fold_folder,
+    log_name,
+    plan,
+    prepare,
+    set_environment,
+    train_plans,
+    write_log,
+    write_run,
+)
 
 SMALL = "nnUNetPlans_small"
 LABELED = "nnUNetTrainerLabeledOnly"
@@ -41,15 +55,13 @@ ARMS: dict[str, tuple[str, list[str]] | None] = {
 def train(dataset: int, trainer: str, name: str, settings: list[str], device: str, *options: str) -> Path:
     """Train with stock's command, or go on; returns the fold's folder."""
     method = "labeledonly" if trainer == LABELED else "bimpretrain"
-    call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", SMALL, "-o", name, "--set", *settings)
-    results = Path(os.environ["nnUNet_results"])
-    (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")
-    fold = results / folder.name / f"{trainer}__{name}__3d_fullres" / "fold_0"
+    plan(dataset, method, SMALL, name, settings)
+    fold = fold_folder(dataset, trainer, name)
     begun = [name for name in ("checkpoint_latest.pth", "checkpoint_final.pth") if (fold / name).exists()]
     if trainer == LABELED or "checkpoint_final.pth" not in begun:
         # nnU-Net takes either weights to start from or a training to go on with.
         start = ["--c"] if begun else list(options)
-        call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, *start)
+        train_plans(dataset, trainer, name, device, *start)
     return fold
 
 
@@ -67,7 +79,9 @@ def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Pa
     settings += [f"training.seed={seed}"]
     options: list[str] = []
     if ARMS[arm] is not None:
-        weights = pretrained(args.dataset, arm, seed % args.pretrainings, args.device)
+        number = seed % args.pretrainings
+        weights = pretrained(args.dataset, arm, number, args.device)
+        write_log(weights.parent, args.output / log_name(args.dataset, f"pre-{arm}", number))
         options = ["-pretrained_weights", str(weights)]
         settings += [f"training.initial_lr={args.rate}", f"training.lr_warmup_epochs={max(epochs // 10, 1)}"]
     name = f"{SMALL}_{run_name(arm, args.labels, epochs, args.rate)}_seed{seed}"
@@ -81,7 +95,7 @@ def run_name(arm: str, labels: int, epochs: int, rate: float = RATE) -> str:
     return f"labeledonly-{labels}" if f"training.num_epochs={epochs}" in LENGTH else f"{arm}-{labels}-epochs{epochs}"
 
 
-def run(args: argparse.Namespace) -> None:
+def run_all(args: argparse.Namespace) -> None:
     set_environment(args.data, args.work)
     os.environ["nnUNet_extTrainer"] += f"{os.pathsep}{RIVALS}"
     prepare(args.dataset, SMALL)
@@ -92,9 +106,9 @@ def run(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         for arm in args.arms:
             for epochs in args.epochs:
-                file = args.output / csv_name(args.dataset, run_name(arm, args.labels, epochs, args.rate), seed)
-                if not file.exists():
-                    write_csv(fine_tuned(args, arm, epochs, seed), file)
+                run = run_name(arm, args.labels, epochs, args.rate)
+                if not (args.output / csv_name(args.dataset, run, seed)).exists():
+                    write_run(fine_tuned(args, arm, epochs, seed), args.output, args.dataset, run, seed)
 
 
 def main() -> None:
@@ -110,7 +124,7 @@ def main() -> None:
     parser.add_argument("--pretrainings", type=int, default=2, help="how many pre-trainings the seeds share")
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
-    run(parser.parse_args())
+    run_all(parser.parse_args())
 
 
 if __name__ == "__main__":

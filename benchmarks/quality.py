@@ -111,16 +111,29 @@ def train(dataset: int, arm: str, seed: int, small: str, device: str) -> Path:
     name = f"{small}_{arm}_seed{seed}"
     chosen = [f"data.split={split}"] if split else []
     values = [*LENGTH, "training.save_every=5", f"training.seed={seed}", *chosen, *settings]
-    (preprocessed,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")
     first, *second = method.split("+")
     if second:
-        plan_both(preprocessed, dataset, first, second[0], small, name, values)
+        plan_both(preprocessed_folder(dataset), dataset, first, second[0], small, name, values)
     else:
         plan(dataset, first, small, name, values)
-    trainer = trainer_of(method)
-    fold = Path(os.environ["nnUNet_results"]) / preprocessed.name / f"{trainer}__{name}__3d_fullres" / "fold_0"
-    call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", name, "-device", device, "--c")
-    return fold
+    return train_plans(dataset, trainer_of(method), name, device, "--c")
+
+
+def preprocessed_folder(dataset: int) -> Path:
+    (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{dataset:03d}_*")
+    return folder
+
+
+def fold_folder(dataset: int, trainer: str, plans: str) -> Path:
+    """Where a training of the one fold leaves what it makes."""
+    results = Path(os.environ["nnUNet_results"])
+    return results / preprocessed_folder(dataset).name / f"{trainer}__{plans}__3d_fullres" / "fold_0"
+
+
+def train_plans(dataset: int, trainer: str, plans: str, device: str, *options: str) -> Path:
+    """Train with stock's command; returns the fold's folder."""
+    call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", plans, "-device", device, *options)
+    return fold_folder(dataset, trainer, plans)
 
 
 def trainer_of(method: str) -> str:
@@ -150,9 +163,14 @@ def csv_name(dataset: int, arm: str, seed: int) -> str:
     return f"quality_{dataset}_{arm}_seed{seed}.csv"
 
 
+def write_run(fold: Path, output: Path, dataset: int, arm: str, seed: int) -> None:
+    """The files of a finished run. The one of Dice comes last: where it is, the run is not repeated."""
+    write_log(fold, output / log_name(dataset, arm, seed))
+    write_csv(fold, output / csv_name(dataset, arm, seed))
+
+
 def write_csv(fold: Path, file: Path) -> None:
     summary = json.loads((fold / "validation" / "summary.json").read_text())
-    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["case", "class", "dice", "dice_one_piece"])
@@ -171,6 +189,7 @@ def log_name(dataset: int, arm: str, seed: int) -> str:
 def write_log(fold: Path, file: Path) -> None:
     """The run's semisup_log.csv in four digits: terms, gradients and signs of life of every epoch."""
     rows = read_log(fold / LOG_FILE) if (fold / LOG_FILE).exists() else []
+    file.parent.mkdir(parents=True, exist_ok=True)
     if rows:
         with file.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, list(rows[0]))
@@ -213,11 +232,8 @@ def run(args: argparse.Namespace) -> None:
     prepare(args.dataset, small)
     for seed in args.seeds:
         for arm in args.arms:
-            file = args.output / csv_name(args.dataset, arm, seed)
-            if not file.exists():
-                fold = train(args.dataset, arm, seed, small, args.device)
-                write_log(fold, args.output / log_name(args.dataset, arm, seed))
-                write_csv(fold, file)
+            if not (args.output / csv_name(args.dataset, arm, seed)).exists():
+                write_run(train(args.dataset, arm, seed, small, args.device), args.output, args.dataset, arm, seed)
 
 
 def main() -> None:
