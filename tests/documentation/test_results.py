@@ -1,26 +1,20 @@
 """The tables of docs/reference/results.md are those of the committed files, and say what has not been run."""
 
 import csv
-import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.documentation.pages import ROOT
+from tests.benchmarks import script
 
 pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(scope="module")
 def results() -> ModuleType:
-    """benchmarks/results.py, which finds its neighbours as a script does."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        return importlib.import_module("results")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+    """benchmarks/results.py."""
+    return script("results")
 
 
 def write(folder: Path, results: ModuleType, arm: str, seed: int, dice: list[float]) -> None:

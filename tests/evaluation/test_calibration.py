@@ -1,25 +1,17 @@
 """The bins of benchmarks/calibration.py against closed forms."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+
+from tests.benchmarks import script
 
 pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(scope="module")
 def calibration():
-    """The script, which finds its neighbours as a script does."""
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        import calibration
-
-        return calibration
-    finally:
-        sys.path.remove(folder)
+    """The script."""
+    return script("calibration")
 
 
 def test_probabilities_that_come_true_have_no_error(calibration):

@@ -1,29 +1,21 @@
 """Two methods in one training, as benchmarks/quality.py plans and trains them."""
 
-import importlib
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.documentation.pages import ROOT
+from tests.benchmarks import script
 from tests.workspace import DATASET
 
-BENCHMARKS = ROOT / "benchmarks"
 TINY = ["training.num_epochs=3", "training.num_iterations_per_epoch=2", "training.num_val_iterations_per_epoch=1"]
 
 
 @pytest.fixture(scope="module")
 def scripts():
-    """benchmarks/quality.py and its trainers, which find their neighbours as scripts do."""
-    added = [str(BENCHMARKS), str(BENCHMARKS / "combinations")]
-    sys.path[:0] = added
-    try:
-        return importlib.import_module("quality"), importlib.import_module("fixmatch_and")
-    finally:
-        for folder in added:
-            sys.path.remove(folder)
+    """benchmarks/quality.py and its trainers."""
+    return script("quality"), script("fixmatch_and", "combinations")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,10 @@
 """The simulation of benchmarks/interval_coverage.py, smaller: the interval holds a known difference often enough."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-_SPEC = importlib.util.spec_from_file_location(
-    "interval_coverage", Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
-)
-assert _SPEC is not None
-interval_coverage = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(interval_coverage)
+from tests.benchmarks import script
+
+interval_coverage = script("interval_coverage")
 
 
 @pytest.mark.slow

@@ -1,12 +1,10 @@
 """The pre-trainings in benchmarks/rivals that BIM is compared with: nnU-Net finds them, and they learn."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from nnunetv2_semisup.configuration.sources import merged, preset
+from tests.benchmarks import script
 from tests.regularizers.toy_step import facts_of, network_of, random_views, step_of
 
 pytestmark = pytest.mark.fast
@@ -15,11 +13,7 @@ RIVALS = {"dense_info_nce": "nnUNetTrainerDenseInfoNCE", "masked_reconstruction"
 
 
 def trainer_of(module: str) -> type:
-    file = Path(__file__).parents[2] / "benchmarks" / "rivals" / f"{module}.py"
-    spec = importlib.util.spec_from_file_location(module, file)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return getattr(found, RIVALS[module])
+    return getattr(script(module, "rivals"), RIVALS[module])
 
 
 @pytest.mark.parametrize("module", RIVALS)
