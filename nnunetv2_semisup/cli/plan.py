@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the plans and say how to train with them."""
-    from nnunetv2_semisup.configuration.plans_file import write_plans
     from nnunetv2_semisup.data.folders import find_dataset, variable_folder
+    from nnunetv2_semisup.data.plans_file import write_plans
     from nnunetv2_semisup.errors import SemiSupervisedError
     from nnunetv2_semisup.methods import methods, trainer_class
 

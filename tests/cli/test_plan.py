@@ -40,7 +40,7 @@ def test_a_name_that_is_taken(in_toy: Workspace, capsys: pytest.CaptureFixture[s
         (["-m", "mireg", "--set", "mi.weight"], "--set mi.weight: expected KEY=VALUE"),
         (["-m", "mireg", "--set", "mi.weight=much"], "mi.weight"),
         (["-m", "mireg", "--set", "mi.weight=-1"], "mi.weight"),
-        (["-m", "mireg", "-p", "nope"], "nope.json does not exist; type: nnUNetv2_plan_and_preprocess -d "),
+        (["-m", "mireg", "-p", "nope"], "nope.json; type: nnUNetv2_plan_and_preprocess -d "),
         (["-m", "mireg", "-o", "../outside"], "-o ../outside: the name of plans has letters"),
     ],
 )

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nnunetv2_semisup.configuration.plans_file import write_plans
 from nnunetv2_semisup.data.folders import load_dataset_json, load_plans, variable_folder, write_whole
+from nnunetv2_semisup.data.plans_file import write_plans
 from nnunetv2_semisup.data.selection import select_cases
 from nnunetv2_semisup.data.splits import make_split, write_split
 from nnunetv2_semisup.evaluation.benchmark.commands import preprocess_command

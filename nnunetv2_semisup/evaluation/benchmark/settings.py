@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nnunetv2_semisup.configuration.plans_file import parse_settings
+from nnunetv2_semisup.configuration.overrides import parse_settings
 from nnunetv2_semisup.configuration.settings import Settings, allowed_keys
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.runs import BASELINE, Request, Run
