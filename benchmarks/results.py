@@ -24,6 +24,7 @@ from quality import ARMS, RESULTS, csv_name
 from wanted import BASE, DATASETS, FULL, MIXTURES, STARTS, Dataset, Start, missing
 
 from nnunetv2_semisup.evaluation.bootstrap import Interval, paired_interval, share_interval
+from nnunetv2_semisup.evaluation.significance import holm, wilcoxon_p
 from nnunetv2_semisup.methods import methods
 
 PAGE = RESULTS.parent / "results.md"
@@ -59,7 +60,9 @@ def pairs(folder: Path, dataset: int, *arms: str) -> Values | None:
 
 def main_table(folder: Path, data: Dataset) -> str:
     """Every arm beside LabeledOnly with the same labels, and the share of the gap to all labels that it closes."""
-    lines = [_row("trainer", "labels", *DICE, "to LabeledOnly, 4 labels", "cases better", "share of gap"), _rule(9)]
+    heads = "to LabeledOnly, 4 labels", "cases better", "p", "share of gap"
+    lines = [_row("trainer", "labels", *DICE, *heads), _rule(10)]
+    p = _corrected(folder, data)
     for arm, wanted in data.main.items():
         difference = better = share = "-"
         if arm != BASE and (found := pairs(folder, data.number, arm, BASE)) is not None:
@@ -70,8 +73,17 @@ def main_table(folder: Path, data: Dataset) -> str:
         if arm not in (BASE, FULL) and (found := pairs(folder, data.number, arm, BASE, FULL)) is not None:
             ours, base, full = found
             share = _interval(share_interval(ours - base, full - base), ".2f")
-        lines.append(_row(_name(arm), _labels(arm), *_dice(folder, data, arm, wanted), difference, better, share))
+        cells = difference, better, p.get(arm, "-"), share
+        lines.append(_row(_name(arm), _labels(arm), *_dice(folder, data, arm, wanted), *cells))
     return "\n".join(lines)
+
+
+def _corrected(folder: Path, data: Dataset) -> dict[str, str]:
+    """Wilcoxon's p of every method against LabeledOnly, over the cases, corrected for the number of methods."""
+    found = {arm: pairs(folder, data.number, arm, BASE) for arm in data.main if arm not in (BASE, FULL)}
+    gains = {arm: (dice[0] - dice[1]).mean(axis=0) for arm, dice in found.items() if dice is not None}
+    p = holm(np.array([wilcoxon_p(gain) for gain in gains.values()])) if gains else []
+    return {arm: f"{value:.4f}" for arm, value in zip(gains, p, strict=True)}
 
 
 def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:

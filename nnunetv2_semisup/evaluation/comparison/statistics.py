@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import wilcoxon
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.bootstrap import Interval, paired_intervals, share_interval
 from nnunetv2_semisup.evaluation.comparison.rows import Row
 from nnunetv2_semisup.evaluation.comparison.runs import ALL
+from nnunetv2_semisup.evaluation.significance import holm, wilcoxon_p
 
 Array = npt.NDArray[np.float64]
 MEAN = "mean"
@@ -86,7 +86,7 @@ def _difference(row: Row, baseline: Row, full: Row | None, values: Mapping[str, 
     difference = _paired(row, baseline, values)
     pairs, cases, *kinds = difference.shape
     intervals = paired_intervals(difference.reshape(pairs, cases, -1))
-    tests = np.array([_wilcoxon(column) for column in difference.mean(axis=0).reshape(cases, -1).T]).reshape(kinds)
+    tests = np.array([wilcoxon_p(column) for column in difference.mean(axis=0).reshape(cases, -1).T]).reshape(kinds)
     metrics = kinds[1]
     return Difference(
         baseline=baseline.title,
@@ -138,19 +138,8 @@ def _is_one(row: Row) -> bool:
     return len(row.seeds) == 1 and (row.role == "all labels" or "" in row.seeds)
 
 
-def _wilcoxon(differences: Array) -> float:
-    """Two-sided p; 1 where no case differs."""
-    return float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
-
-
 def _correct(differences: Sequence[Difference]) -> None:
-    """Holm's step-down correction (1979) over the rows, apart for each structure and metric; in place."""
-    if not differences:
-        return
-    p = np.stack([difference.p for difference in differences])
-    order = np.argsort(p, axis=0)
-    factors = np.arange(len(p), 0, -1)[:, None, None]
-    corrected = np.minimum(np.maximum.accumulate(np.take_along_axis(p, order, 0) * factors, axis=0), 1)
-    for rank in range(len(p)):
-        for index in np.ndindex(p.shape[1:]):
-            differences[order[(rank, *index)]].p_holm[index] = corrected[(rank, *index)]
+    """Correct for the number of rows, in place."""
+    if differences:
+        for difference, p in zip(differences, holm(np.stack([each.p for each in differences])), strict=True):
+            difference.p_holm[:] = p
