@@ -14,7 +14,7 @@ from nnunetv2_semisup.evaluation.comparison.pictures import Drawer, worst_cases
 from nnunetv2_semisup.evaluation.comparison.reading import CURVES
 from nnunetv2_semisup.evaluation.comparison.rows import row_settings
 from nnunetv2_semisup.evaluation.comparison.statistics import Result
-from nnunetv2_semisup.evaluation.comparison.tables import STRUCTURES, Line, main_table, structure_table
+from nnunetv2_semisup.evaluation.comparison.tables import STRUCTURES, Line, main_table, p_text, structure_table
 from nnunetv2_semisup.evaluation.demo_report import label_names
 from nnunetv2_semisup.visualization.charts import Differences, Series, difference_dots, legend, line_chart, paired_dots
 from nnunetv2_semisup.visualization.overlays import PALETTE
@@ -89,7 +89,10 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _verdict(result: Result, results: list[Result]) -> str:
-    """What one row says, in a sentence: better or worse only where the interval leaves no 0 in it."""
+    """What one row says: better or worse only where the interval leaves no 0 in it; and in how many cases it is.
+
+    One case may make the interval long, of which the number of cases knows nothing.
+    """
     difference = result.difference
     assert difference is not None, "a method without LabeledOnly beside it is refused"
     mean, low, high = difference.intervals[0][0]
@@ -99,6 +102,11 @@ def _verdict(result: Result, results: list[Result]) -> str:
         f"{result.row.title}: {word} {difference.baseline}. Dice {result.mean[0, 0]:.4f} against "
         f"{base.mean[0, 0]:.4f}; paired difference {mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} "
         f"({_number(difference.pairs, 'pair')} of seeds)."
+    )
+    gains = difference.cases[:, 0, 0]
+    text += (
+        f" Of {_number(gains.size, 'case')} {(gains > 0).sum()} are better (p {p_text(difference.p_holm[0, 0])}, "
+        "Wilcoxon, corrected for the number of methods)."
     )
     share = difference.share
     if share is not None and np.isfinite(share.mean):

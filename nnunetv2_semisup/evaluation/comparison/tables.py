@@ -98,9 +98,9 @@ def _main_line(result: Result, cases: int) -> Line:
     if difference is not None:
         interval = difference.intervals[0][0]
         line |= dict(zip(("difference", "low", "high"), (_signed(value, 0) for value in interval), strict=True))
-        line |= {"pairs": str(difference.pairs), "p": _p(difference.p[0, 0])}
+        line |= {"pairs": str(difference.pairs), "p": p_text(difference.p[0, 0])}
         if row.role == "method":
-            line["p Holm"] = _p(difference.p_holm[0, 0])
+            line["p Holm"] = p_text(difference.p_holm[0, 0])
         if difference.share is not None:
             line |= dict(zip(("gap closed", "gap low", "gap high"), _share(difference.share), strict=True))
     return line | _costs(result)
@@ -113,9 +113,9 @@ def _structure_line(result: Result, s: int, structure: str, m: int) -> Line:
     if (difference := result.difference) is not None:
         values = difference.intervals[s][m]
         line |= dict(zip(("difference", "low", "high"), (_signed(value, m) for value in values), strict=True))
-        line["p"] = _p(difference.p[s, m])
+        line["p"] = p_text(difference.p[s, m])
         if result.row.role == "method":
-            line["p Holm"] = _p(difference.p_holm[s, m])
+            line["p Holm"] = p_text(difference.p_holm[s, m])
     return line
 
 
@@ -155,5 +155,6 @@ def _digits(metric: int) -> int:
     return 4 if metric < 2 else 2
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p value with two digits; below 0.0001 only that."""
     return f"{value:.2g}" if value >= 1e-4 else "<0.0001"

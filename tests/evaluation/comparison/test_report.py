@@ -46,6 +46,16 @@ def read_csv(file):
         return list(csv.DictReader(stream))
 
 
+def gains_by_case(folder, method):
+    """Mean Dice of a method over seeds and structures minus LabeledOnly's with 2 labels, case by case."""
+    rows = [row for row in read_csv(folder / "cases.csv") if row["labels"] != "all"]
+    own, base = (
+        [np.mean([float(r["Dice"]) for r in rows if (r["method"], r["case"]) == (name, case)]) for case in VAL]
+        for name in (method, "LabeledOnly")
+    )
+    return np.subtract(own, base)
+
+
 def html_table(page, number=0):
     """The cells of the main table, or of another one that can be sorted, by heading."""
     table = re.findall(r"<table class='sortable'>.*?</table>", page, re.DOTALL)[number]
@@ -136,6 +146,9 @@ def test_the_sentences_say_the_numbers_of_the_table(written):
             f"paired difference {line['difference']}, 95 % interval {line['low']} to {line['high']} ({pairs})."
         )
         assert sentence.startswith(expected)
+        assert f"(p {line['p Holm']}, Wilcoxon" in sentence
+        gains = gains_by_case(written, method)
+        assert f"Of {len(gains)} cases {sum(gain > 0 for gain in gains)} are better" in sentence
         if line["gap closed"]:
             share = re.search(
                 r"closes (-?\d+) % of the gap to LabeledOnly with all labels \((-?\d+) to (-?\d+) %\)", sentence
