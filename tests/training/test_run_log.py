@@ -1,12 +1,14 @@
 """Means over an epoch, and what of them reaches the logs."""
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nnunetv2_semisup.training.run_log import EpochMeans
+from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, read_log
 from tests.workspace import TINY
 
 
@@ -22,12 +24,22 @@ def test_alarms_of_an_epoch_stand_in_the_log(in_toy):
 
 
 def test_tensorboard_has_the_columns_where_it_is_installed(in_toy):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     trainer = in_toy.trainer("nnUNetTrainerMIReg", TINY, plans_name="tensorboard")
     trainer.run_training()
-    events = reader.EventAccumulator(f"{trainer.output_folder}/tensorboard")
+    events = EventAccumulator(f"{trainer.output_folder}/tensorboard")
     events.Reload()
     assert {"weighted/mi_bottleneck", "sign/foreground"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.fast
+def test_without_tensorboard_there_is_the_file_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = RunLog(tmp_path, ["sign/foreground"])
+    log.cut_back(0)
+    log.append(0, {"sign/foreground": 0.25})
+    log.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["semisup_log.csv"]
+    assert read_log(log.file) == [{"epoch": "0", "sign/foreground": "0.25"}]
 
 
 @pytest.mark.fast
