@@ -129,10 +129,10 @@ def mixed_table(folder: Path, data: Dataset) -> str:
     return "\n".join(lines)
 
 
-def gradients_table(folder: Path) -> str:
-    """What benchmarks/gradients.py has written, row by row."""
+def files_table(folder: Path, pattern: str) -> str:
+    """What another script has written, row by row."""
     lines = []
-    for file in sorted(folder.glob("gradients_*.csv")):
+    for file in sorted(folder.glob(pattern)):
         with file.open(newline="") as stream:
             head, *rows = csv.reader(stream)
         lines += [_row(*row) for row in ([] if lines else [head])] + ([] if lines else [_rule(len(head))])
@@ -190,7 +190,8 @@ def tables(folder: Path) -> dict[str, str]:
         found |= {f"{name}-{method}": variants_table(folder, data, arms) for method, arms in data.variants.items()}
     for name, starts in STARTS.items():
         found[f"{name}-pretraining"] = pretraining_table(folder, DATASETS[name], starts)
-    found["gradients"] = gradients_table(folder)
+    found["gradients"] = files_table(folder, "gradients_*.csv")
+    found["pseudo-label-quality"] = files_table(folder, "pseudo_label_quality.csv")
     found["left-atrium-mixed"] = mixed_table(folder, DATASETS["left-atrium"])
     return found
 

@@ -1,0 +1,74 @@
+"""How good the stored pseudo-labels of finished runs are, against the labels that the runs could not see.
+
+    python benchmarks/pseudo_label_quality.py --data FOLDER --work FOLDER --dataset 804 --arms selftraining-4 -o FILE
+
+FOLDER and runs as in benchmarks/quality.py, whose unlabelled cases have labels that nobody trained on. For every round
+that is still there: Dice over the unlabelled cases, mean over the classes, how many cases are below 0.7 and 0.5, and
+the share of the voxels that have a pseudo-label (`rounds.filter` leaves some without).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import blosc2
+import numpy as np
+from quality import ARMS, TRAIN_CASES, dice, fold_folder, preprocessed_folder, set_environment, trainer_of
+from table import publish
+
+from nnunetv2_semisup.data.pseudo_labels import UNKNOWN, open_labels
+
+CONFIGURATION = "nnUNetPlans_3d_fullres"
+"""Folder of the preprocessed cases, with nnU-Net's own name; the small plans share it."""
+
+
+def case_quality(labels: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Mean Dice over the classes of the truth on the voxels with a pseudo-label, and the share of these voxels."""
+    known = labels != UNKNOWN
+    classes = [int(value) for value in np.unique(truth) if value > 0]
+    means = [dice((truth == value) & known, (labels == value) & known) for value in classes]
+    return float(np.nanmean(means)), float(known.mean())
+
+
+def rounds_of(dataset: int, arm: str, seed: int) -> Iterator[dict[str, str]]:
+    """A row for each stored round of a run."""
+    fold = fold_folder(dataset, trainer_of(ARMS[arm][0]), f"nnUNetPlans_small_{arm}_seed{seed}")
+    truths = preprocessed_folder(dataset) / CONFIGURATION
+    for folder in sorted((fold / "pseudo_labels").iterdir()):
+        found = []
+        for file in sorted(folder.glob("*.b2nd")):
+            truth = blosc2.open(urlpath=str(truths / f"{file.stem}_seg.b2nd"), mode="r")
+            found.append(case_quality(open_labels(folder, file.stem)[0], truth[0]))
+        quality, known = np.array(found).T
+        yield {
+            "arm": arm,
+            "seed": str(seed),
+            "round": folder.name.removeprefix("round_"),
+            "cases": str(len(quality)),
+            "Dice": f"{quality.mean():.3f}",
+            "median": f"{np.median(quality):.3f}",
+            "below 0.7": str((quality < 0.7).sum()),
+            "below 0.5": str((quality < 0.5).sum()),
+            "voxels": f"{known.mean():.3f}",
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
+    parser.add_argument("--work", type=Path, required=True, help="folder with the runs of benchmarks/quality.py")
+    parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    set_environment(args.data, args.work)
+    publish(
+        [row for arm in args.arms for seed in args.seeds for row in rounds_of(args.dataset, arm, seed)], args.output
+    )
+
+
+if __name__ == "__main__":
+    main()
