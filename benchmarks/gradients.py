@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import ARMS, set_environment, trainer_of
+from quality import ARMS, run_folder, set_environment, trainer_of
 from table import publish
 from torch import Tensor
 
@@ -31,16 +31,14 @@ from nnunetv2_semisup.regularizers.base import Labeled, Outcome, Regularizer, St
 from nnunetv2_semisup.training.checkpoint import SECTION, restore
 
 
-def trained(work: Path, dataset: int, arm: str, seed: int, results: str) -> Any:
+def trained(arm: str, fold: Path, results: str) -> Any:
     """A trainer with the weights of a finished run, its loaders running; it writes into `results`."""
-    name = trainer_of(ARMS[arm][0])
-    plans_name = f"nnUNetPlans_small_{arm}_seed{seed}"
-    (model,) = (work / "results").glob(f"Dataset{dataset:03d}_*/{name}__{plans_name}__3d_fullres")
-    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    model = fold.parent
+    checkpoint = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
     plans = json.loads((model / "plans.json").read_text()) | {"continue_training": False}
     os.environ["nnUNet_results"] = results
     dataset_json = json.loads((model / "dataset.json").read_text())
-    trainer: Any = trainer_class(name)(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+    trainer: Any = trainer_class(trainer_of(ARMS[arm][0]))(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
     trainer.on_train_start()
     trainer.current_epoch = trainer.num_epochs - 1
     trainer.on_epoch_start()
@@ -121,12 +119,12 @@ def main() -> None:
     args = parser.parse_args()
     set_environment(args.data, args.work)
     os.environ["nnUNet_n_proc_DA"] = "0"
+    folds = {(arm, seed): run_folder(args.dataset, arm, seed) for arm in args.arms for seed in args.seeds}
     rows = []
-    for arm in args.arms:
-        for seed in args.seeds:
-            with tempfile.TemporaryDirectory() as results, contextlib.redirect_stdout(io.StringIO()):
-                measured = measure(trained(args.work.resolve(), args.dataset, arm, seed, results), args.batches)
-            rows += [{"arm": arm, "seed": seed} | row for row in measured]
+    for (arm, seed), fold in folds.items():
+        with tempfile.TemporaryDirectory() as results, contextlib.redirect_stdout(io.StringIO()):
+            measured = measure(trained(arm, fold, results), args.batches)
+        rows += [{"arm": arm, "seed": seed} | row for row in measured]
     publish(rows, args.output)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import blosc2
 import numpy as np
-from quality import ARMS, TRAIN_CASES, dice, fold_folder, preprocessed_folder, set_environment, trainer_of
+from quality import ARMS, TRAIN_CASES, dice, preprocessed_folder, run_folder, set_environment
 from table import publish
 
 from nnunetv2_semisup.data.pseudo_labels import UNKNOWN, open_labels
@@ -34,9 +34,8 @@ def case_quality(labels: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 def rounds_of(dataset: int, arm: str, seed: int) -> Iterator[dict[str, str]]:
     """A row for each stored round of a run."""
-    fold = fold_folder(dataset, trainer_of(ARMS[arm][0]), f"nnUNetPlans_small_{arm}_seed{seed}")
     truths = preprocessed_folder(dataset) / CONFIGURATION
-    for folder in sorted((fold / "pseudo_labels").iterdir()):
+    for folder in sorted((run_folder(dataset, arm, seed) / "pseudo_labels").iterdir()):
         found = []
         for file in sorted(folder.glob("*.b2nd")):
             truth = blosc2.open(urlpath=str(truths / f"{file.stem}_seg.b2nd"), mode="r")

@@ -132,6 +132,11 @@ def fold_folder(dataset: int, trainer: str, plans: str) -> Path:
     return results / preprocessed_folder(dataset).name / f"{trainer}__{plans}__3d_fullres" / "fold_0"
 
 
+def run_folder(dataset: int, arm: str, seed: int) -> Path:
+    """Where the training of an arm leaves what it makes."""
+    return fold_folder(dataset, trainer_of(ARMS[arm][0]), f"nnUNetPlans_small_{arm}_seed{seed}")
+
+
 def train_plans(dataset: int, trainer: str, plans: str, device: str, *options: str) -> Path:
     """Train with stock's command; returns the fold's folder."""
     call("nnUNetv2_train", str(dataset), "3d_fullres", "0", "-tr", trainer, "-p", plans, "-device", device, *options)
