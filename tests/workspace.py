@@ -67,6 +67,7 @@ class Workspace:
         fold: int | str = 0,
         resume: bool = False,
         plans: dict[str, Any] | None = None,
+        device: str = "cpu",
     ) -> Any:
         """A trainer as nnUNetv2_train makes it; `settings` become the plans' semisup section."""
         plans = copy.deepcopy(plans or self.plans())
@@ -75,7 +76,7 @@ class Workspace:
             plans["semisup"] = settings
         dataset_json = json.loads((self.dataset_folder / "dataset.json").read_text())
         cls = trainer_class(name) if isinstance(name, str) else name
-        return cls(plans, configuration, fold, dataset_json, torch.device("cpu"))
+        return cls(plans, configuration, fold, dataset_json, torch.device(device))
 
 
 def make_workspace(

@@ -58,8 +58,9 @@ def label_cases(
 
 def _labels(trainer: Any, predictor: nnUNetPredictor, image: Tensor) -> Tensor:
     """The label map [*S] of an image [C, *S], by nnU-Net's own rule."""
-    logits = predictor.predict_sliding_window_return_logits(image)
-    return torch.as_tensor(trainer.label_manager.convert_logits_to_segmentation(logits.float())).short().cpu()
+    # nnU-Net's rule takes the largest logit in NumPy, and leaves them on the GPU where there is one.
+    logits = predictor.predict_sliding_window_return_logits(image).cpu().float()
+    return torch.as_tensor(trainer.label_manager.convert_logits_to_segmentation(logits)).short()
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.training.pretraining import PretrainingTrainer
 from nnunetv2_semisup.training.run_log import read_log
+from tests.pretended_gpu import pretended_gpu
 from tests.workspace import Workspace, make_workspace
 
 TRAINERS = sorted(methods().values())
@@ -59,15 +61,15 @@ def stock_keys(trainer: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workspace]:
-    """Workspaces that hold several rows each, made when first asked for."""
+def rows(toy: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workspace]:
+    """Workspaces that hold several rows each, made when first asked for, and the toy one."""
 
     class Lazy(dict[str, Workspace]):
         def __missing__(self, key: str) -> Workspace:
             self[key] = make_workspace(tmp_path_factory.mktemp(key), **OPTIONS[key])
             return self[key]
 
-    return Lazy()
+    return Lazy(toy=toy)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -210,11 +212,48 @@ def test_refused_at_start_and_not_later(in_toy, name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", TRAINERS)
 def test_amp_and_compile_on_a_gpu(in_toy, name):
-    plans = in_toy.plans() | {"plans_name": "gpu", "continue_training": False, "semisup": ONE_EPOCH}
-    dataset_json = json.loads((in_toy.dataset_folder / "dataset.json").read_text())
-    trainer = trainer_class(name)(plans, "3d_fullres", 0, dataset_json, torch.device("cuda"))
+    trainer = in_toy.trainer(name, ONE_EPOCH, plans_name="gpu", device="cuda")
     trainer.run_training()
     assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
+
+
+DEVICE_CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, UNSURE.get(name, {})) for name in TRAINERS} | {
+    "agreement": ("nnUNetTrainerSelfTraining", {"rounds": {"filter": "agreement", "network": "restart"}}),
+    "rounds": ("nnUNetTrainerLocalContrast", {"contrast": {"pseudo_labels": "rounds", "form": "intra"}}),
+    "own_view": ("nnUNetTrainerMIReg", {"output": {"form": "own_view"}}),
+    "one_piece": ("nnUNetTrainerMIReg", {"pseudo_label": {"one_piece": [1]}}),
+    "cells": ("nnUNetTrainerCrossLevel", {"contrast": {"sites": "cells", "negatives": "patch", "norm": "L1"}}),
+    "contrast_first": ("nnUNetTrainerCrossLevel", {"phases": {"form": "contrast_first"}}),
+    "other_view": ("nnUNetTrainerMixedKD", {"kd": {"view": "other"}, "entropy": {"form": "pseudo_label"}}),
+    "released": ("nnUNetTrainerBIM", {"boundary": {"form": "released"}}),
+}
+"""Every method as it comes, and the settings that take other ways through it."""
+
+
+def end_then_stop(on_epoch_end: Callable[[], None]) -> None:
+    on_epoch_end()
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("key", ["toy", "anisotropic_regions_two_channels"])
+@pytest.mark.parametrize("case", DEVICE_CASES)
+def test_devices_and_half_precision(rows, case, key, monkeypatch):
+    """What a training keeps where, in fp16 with a gradient scaler, from its start and from its checkpoint."""
+    name, other = DEVICE_CASES[case]
+    settings = merged(merged(ONE_EPOCH, {"training": {"num_epochs": 2, "save_every": 1}}), other)
+    workspace = rows[key]
+    with workspace.active(), pretended_gpu() as gpu:
+        trainer = workspace.trainer(name, settings, plans_name=f"device_{case}", device="cuda")
+        monkeypatch.setattr(trainer, "on_epoch_end", partial(end_then_stop, trainer.on_epoch_end))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run_training()
+        again = workspace.trainer(name, settings, plans_name=f"device_{case}", device="cuda", resume=True)
+        again.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+        again.run_training()
+    assert again.current_epoch == 2
+    assert isinstance(again.grad_scaler, torch.amp.GradScaler)
+    for module in filter(None, (again.network, again.teacher, again.peer, again.heads)):
+        assert all(gpu.holds(parameter) and torch.isfinite(parameter).all() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", SEMI_SUPERVISED)

@@ -15,6 +15,7 @@ from nnunetv2_semisup.evaluation.clusters.model import ClusterModel, load_cluste
 from nnunetv2_semisup.evaluation.clusters.prediction import ClusterPredictor
 from nnunetv2_semisup.networks.features import forward_with_features
 from tests.evaluation.clusters.models import make_model
+from tests.pretended_gpu import GPU, pretended_gpu
 from tests.workspace import DATASET, make_workspace
 
 CPU = torch.device("cpu")
@@ -48,9 +49,9 @@ def oblique(file: Path, border: int = 0) -> np.ndarray:
     return bright
 
 
-def predict(model_folder: Path, file: Path, entropy: bool = False):
+def predict(model_folder: Path, file: Path, entropy: bool = False, device: torch.device = CPU):
     model = load_cluster_model(model_folder, "0")
-    predictor = ClusterPredictor(model, CPU)
+    predictor = ClusterPredictor(model, device)
     image, properties = predictor.reader.read_images([str(file)])
     return predictor.predict(image, properties, entropy)
 
@@ -94,6 +95,17 @@ def test_clusters_lie_where_the_intensities_are(intensity: Path, tmp_path: Path,
         assert entropy[outer & ~inner].mean() > 3 * max(entropy[inner].mean(), entropy[~outer].mean())
         assert entropy.min() >= -1e-6
         assert entropy.max() <= 1 + 1e-6
+
+
+def test_a_gpu_gives_the_same_maps(intensity: Path, tmp_path: Path):
+    oblique(tmp_path / "case_0000.nii.gz")
+    expected = predict(intensity, tmp_path / "case_0000.nii.gz", entropy=True)
+    with pretended_gpu():
+        found = predict(intensity, tmp_path / "case_0000.nii.gz", entropy=True, device=GPU)
+    for a, b in zip(found.maps, expected.maps, strict=True):
+        assert (a == b).mean() > 0.999
+    for a, b in zip(found.entropies, expected.entropies, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.05)
 
 
 def test_what_nnunet_crops_away_has_the_cluster_of_empty_voxels(intensity: Path, tmp_path: Path):
