@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.data.random_streams import seed_global
 from nnunetv2_semisup.data.views import without_timing
+from tests.pretended_gpu import pretended_gpu
 from tests.workspace import TINY, Workspace
 
 
@@ -46,8 +48,8 @@ class Recorded:
         self.trainer = trainer
 
 
-def stock(workspace: Workspace) -> Recorded:
-    return Recorded(workspace.trainer(nnUNetTrainer, plans_name="stock"))
+def stock(workspace: Workspace, device: str = "cpu") -> Recorded:
+    return Recorded(workspace.trainer(nnUNetTrainer, plans_name="stock", device=device))
 
 
 def assert_equal(ours: Recorded, theirs: Recorded) -> None:
@@ -61,10 +63,17 @@ def test_labeled_only_without_settings_equals_stock(in_toy):
     assert_equal(Recorded(in_toy.trainer("nnUNetTrainerLabeledOnly", plans_name="bare")), stock(in_toy))
 
 
-def test_zero_weights_equal_stock(in_toy):
-    """All weights 0: nothing unlabelled is drawn or computed."""
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_zero_weights_equal_stock(in_toy, device):
+    """All weights 0: nothing unlabelled is drawn or computed. On a GPU in half precision, with a gradient scaler."""
     settings = {"mi": {"weight": 0.0}, "pseudo_label": {"cross_entropy": 0.0, "dice": 0.0}}
-    assert_equal(Recorded(in_toy.trainer("nnUNetTrainerMIReg", settings, plans_name="zero")), stock(in_toy))
+    with pretended_gpu() if device == "cuda" else nullcontext():
+        ours = Recorded(in_toy.trainer("nnUNetTrainerMIReg", settings, plans_name="zero", device=device))
+        theirs = stock(in_toy, device)
+    assert_equal(ours, theirs)
+    scale = [None if one.trainer.grad_scaler is None else one.trainer.grad_scaler.get_scale() for one in (ours, theirs)]
+    assert scale[0] == scale[1]
+    assert (scale[0] is None) == (device == "cpu")
 
 
 @pytest.mark.parametrize("form", ["own_view", "mean_teacher", "weak_to_strong"])
