@@ -12,7 +12,6 @@ their cluster, and Dice of the foreground with the clusters that are mostly fore
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import shutil
@@ -20,8 +19,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from pretraining import ARMS, SMALL, pretrained
-from quality import TRAIN_CASES, call, prepare, set_environment
+from pretraining import ARMS, pretrained
+from quality import TRAIN_CASES, call, prepare, runs_parser, set_environment
 from table import publish
 
 CLUSTERED = [arm for arm in ARMS if arm not in ("scratch", "infonce", "masked")]
@@ -65,17 +64,12 @@ def validation_images(dataset: int, target: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
-    parser.add_argument("--work", type=Path, required=True, help="folder for preprocessed data and results")
-    parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
-    parser.add_argument("--arms", nargs="+", choices=CLUSTERED, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser = runs_parser(__doc__, CLUSTERED, (0,))
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     set_environment(args.data, args.work)
-    prepare(args.dataset, SMALL)
+    prepare(args.dataset)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         validation_images(args.dataset, Path(scratch))

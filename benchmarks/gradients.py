@@ -9,7 +9,6 @@ gradients part by part (cells) are measured together, under the name of the last
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import ARMS, run_folder, set_environment, trainer_of
+from quality import ARMS, run_folder, runs_parser, set_environment, trainer_of
 from table import publish
 from torch import Tensor
 
@@ -108,12 +107,7 @@ def measure(trainer: Any, batches: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
-    parser.add_argument("--work", type=Path, required=True, help="folder of benchmarks/quality.py's runs")
-    parser.add_argument("--dataset", type=int, required=True)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser = runs_parser(__doc__, ARMS, (0,))
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("-o", "--output", type=Path, help="also write the table there")
     args = parser.parse_args()

@@ -9,17 +9,29 @@ cases alone is benchmarks/quality.py's labeledonly-4.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 from pathlib import Path
 
-from quality import LENGTH, RESULTS, TRAIN_CASES, call, csv_name, plan, prepare, set_environment, train_plans, write_run
+from quality import (
+    LENGTH,
+    RESULTS,
+    SMALL,
+    TRAIN_CASES,
+    call,
+    csv_name,
+    plan,
+    plans_name,
+    prepare,
+    runs_parser,
+    set_environment,
+    train_plans,
+    write_run,
+)
 
 from nnunetv2_semisup.methods import methods
 
-SMALL = "nnUNetPlans_small"
 DENSE, LABELED = 4, 16
 BUDGETS = {"slices": "0.1", "scribbles": "0.01"}
 """Share of the voxels of a sparse case that stay annotated."""
@@ -87,7 +99,7 @@ def sparse_dataset(dataset: int, mode: str) -> int:
 def train(dataset: int, arm: str, mode: str, seed: int, device: str) -> Path:
     """Train with stock's command, or go on; returns the fold's folder."""
     method, settings = ARMS[arm]
-    name = f"{SMALL}_{arm}_seed{seed}"
+    name = plans_name(arm, seed)
     values = [*LENGTH, "training.save_every=5", f"training.seed={seed}", *settings]
     number = dataset
     if arm == "dense":
@@ -97,7 +109,7 @@ def train(dataset: int, arm: str, mode: str, seed: int, device: str) -> Path:
         values.append(f"data.split={split}")
     else:
         number = sparse_dataset(dataset, mode)
-    plan(number, method, SMALL, name, values)
+    plan(number, method, name, values)
     return train_plans(number, methods()[method], name, device, "--c")
 
 
@@ -107,13 +119,8 @@ def run_name(arm: str, mode: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
-    parser.add_argument("--work", type=Path, required=True, help="folder for raw and preprocessed data and results")
-    parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
+    parser = runs_parser(__doc__, ARMS, (0, 1, 2))
     parser.add_argument("--mode", choices=BUDGETS, default="slices", help="of the sparse labels")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
     args = parser.parse_args()
@@ -122,7 +129,7 @@ def main() -> None:
             run = run_name(arm, args.mode)
             if not (args.output / csv_name(args.dataset, run, seed)).exists():
                 set_environment(args.data, args.work)
-                prepare(args.dataset, SMALL)
+                prepare(args.dataset)
                 fold = train(args.dataset, arm, args.mode, seed, args.device)
                 write_run(fold, args.output, args.dataset, run, seed)
 

@@ -18,20 +18,20 @@ from pathlib import Path
 from quality import (
     LENGTH,
     RESULTS,
-    TRAIN_CASES,
     call,
     csv_name,
     fold_folder,
     log_name,
     plan,
+    plans_name,
     prepare,
+    runs_parser,
     set_environment,
     train_plans,
     write_log,
     write_run,
 )
 
-SMALL = "nnUNetPlans_small"
 LABELED = "nnUNetTrainerLabeledOnly"
 RATE = 0.01
 """nnU-Net's own largest learning rate."""
@@ -55,7 +55,7 @@ ARMS: dict[str, tuple[str, list[str]] | None] = {
 def train(dataset: int, trainer: str, name: str, settings: list[str], device: str, *options: str) -> Path:
     """Train with stock's command, or go on; returns the fold's folder."""
     method = "labeledonly" if trainer == LABELED else "bimpretrain"
-    plan(dataset, method, SMALL, name, settings)
+    plan(dataset, method, name, settings)
     fold = fold_folder(dataset, trainer, name)
     begun = [name for name in ("checkpoint_latest.pth", "checkpoint_final.pth") if (fold / name).exists()]
     if trainer == LABELED or "checkpoint_final.pth" not in begun:
@@ -70,7 +70,7 @@ def pretrained(dataset: int, arm: str, seed: int, device: str) -> Path:
     trainer, changes = ARMS[arm] or (BIM, [])
     chosen = dict(setting.split("=") for setting in [*LENGTH[:2], f"training.seed={seed}", *changes])
     settings = [f"{key}={value}" for key, value in chosen.items()]
-    return train(dataset, trainer, f"{SMALL}_pre-{arm}_seed{seed}", settings, device) / "checkpoint_final.pth"
+    return train(dataset, trainer, plans_name(f"pre-{arm}", seed), settings, device) / "checkpoint_final.pth"
 
 
 def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Path:
@@ -84,7 +84,7 @@ def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Pa
         write_log(weights.parent, args.output / log_name(args.dataset, f"pre-{arm}", number))
         options = ["-pretrained_weights", str(weights)]
         settings += [f"training.initial_lr={args.rate}", f"training.lr_warmup_epochs={max(epochs // 10, 1)}"]
-    name = f"{SMALL}_{run_name(arm, args.labels, epochs, args.rate)}_seed{seed}"
+    name = plans_name(run_name(arm, args.labels, epochs, args.rate), seed)
     return train(args.dataset, LABELED, name, settings, args.device, *options)
 
 
@@ -98,7 +98,7 @@ def run_name(arm: str, labels: int, epochs: int, rate: float = RATE) -> str:
 def run_all(args: argparse.Namespace) -> None:
     set_environment(args.data, args.work)
     os.environ["nnUNet_extTrainer"] += f"{os.pathsep}{RIVALS}"
-    prepare(args.dataset, SMALL)
+    prepare(args.dataset)
     call(
         "nnUNetv2_semisup", "split", "-d", str(args.dataset), "-f", "0", "--labeled", str(args.labels), "--first",
         "-o", f"first{args.labels}",
@@ -112,15 +112,10 @@ def run_all(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
-    parser.add_argument("--work", type=Path, required=True, help="folder for preprocessed data and results")
-    parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
+    parser = runs_parser(__doc__, ARMS, (0, 1, 2))
     parser.add_argument("--labels", type=int, default=4, help="labelled cases, the first by name")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
     parser.add_argument("--epochs", nargs="+", type=int, default=[60, 30, 15], help="lengths of fine-tuning")
     parser.add_argument("--rate", type=float, default=RATE, help="largest learning rate of fine-tuning")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pretrainings", type=int, default=2, help="how many pre-trainings the seeds share")
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")

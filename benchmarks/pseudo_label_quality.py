@@ -10,13 +10,12 @@ pseudo-label (`rounds.filter` leaves some without).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import blosc2
 import numpy as np
-from quality import ARMS, TRAIN_CASES, dice, preprocessed_folder, run_folder, set_environment
+from quality import ARMS, dice, preprocessed_folder, run_folder, runs_parser, set_environment
 from table import publish
 
 from nnunetv2_semisup.data.pieces import largest_component
@@ -62,12 +61,7 @@ def rounds_of(dataset: int, arm: str, seed: int) -> Iterator[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
-    parser.add_argument("--work", type=Path, required=True, help="folder with the runs of benchmarks/quality.py")
-    parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser = runs_parser(__doc__, ARMS, (0,))
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     set_environment(args.data, args.work)

@@ -17,6 +17,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from nnunetv2_semisup.methods import methods
 from nnunetv2_semisup.training.run_log import LOG_FILE, read_log
 
 RESULTS = Path(__file__).parent.parent / "docs" / "reference" / "results"
+SMALL = "nnUNetPlans_small"
+"""Plans with the small network, of which those of all runs are made."""
 COMBINATIONS = Path(__file__).parent / "combinations"
 """Trainers of two methods, which the package does not offer."""
 TRAIN_CASES = {804: 64, 805: 96}
@@ -90,7 +93,8 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
 Of "FIRST+SECOND" the second method adds its terms, with its preset; all else is the first one's."""
 
 
-def prepare(dataset: int, small: str) -> None:
+def prepare(dataset: int) -> None:
+    """Plan and preprocess as stock does, make the network small, split, and preprocess the unlabelled images."""
     folder = next(Path(os.environ["nnUNet_raw"]).glob(f"Dataset{dataset:03d}_*"))
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / folder.name
     if not (preprocessed / "gt_segmentations").exists():
@@ -100,24 +104,24 @@ def prepare(dataset: int, small: str) -> None:
     kwargs = configuration["architecture"]["arch_kwargs"]
     kwargs["features_per_stage"] = [12, 24, 48, 96, 96, 96][: kwargs["n_stages"]]
     configuration["batch_size"] = 2
-    (preprocessed / f"{small}.json").write_text(json.dumps(plans | {"plans_name": small}))
+    (preprocessed / f"{SMALL}.json").write_text(json.dumps(plans | {"plans_name": SMALL}))
     cases = sorted(case.name.removesuffix(".nii.gz") for case in (folder / "labelsTr").glob("*.nii.gz"))
     train, val = cases[: TRAIN_CASES[dataset]], cases[TRAIN_CASES[dataset] :]
     (preprocessed / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
-    call("nnUNetv2_semisup", "preprocess", "-d", str(dataset), "-c", "3d_fullres", "-p", small, "--training")
+    call("nnUNetv2_semisup", "preprocess", "-d", str(dataset), "-c", "3d_fullres", "-p", SMALL, "--training")
     call("nnUNetv2_semisup", "split", "-d", str(dataset), "-f", "0", "--labeled", "4", "--first", "-o", "first4")
 
 
-def train(dataset: int, arm: str, seed: int, small: str, device: str) -> Path:
+def train(dataset: int, arm: str, seed: int, device: str) -> Path:
     method, split, settings = ARMS[arm]
-    name = f"{small}_{arm}_seed{seed}"
+    name = plans_name(arm, seed)
     chosen = [f"data.split={split}"] if split else []
     values = [*LENGTH, "training.save_every=5", f"training.seed={seed}", *chosen, *settings]
     first, *second = method.split("+")
     if second:
-        plan_both(preprocessed_folder(dataset), dataset, first, second[0], small, name, values)
+        plan_both(dataset, first, second[0], name, values)
     else:
-        plan(dataset, first, small, name, values)
+        plan(dataset, first, name, values)
     return train_plans(dataset, trainer_of(method), name, device, "--c")
 
 
@@ -132,9 +136,14 @@ def fold_folder(dataset: int, trainer: str, plans: str) -> Path:
     return results / preprocessed_folder(dataset).name / f"{trainer}__{plans}__3d_fullres" / "fold_0"
 
 
+def plans_name(run: str, seed: int) -> str:
+    """Of the plans of one training."""
+    return f"{SMALL}_{run}_seed{seed}"
+
+
 def run_folder(dataset: int, arm: str, seed: int) -> Path:
     """Where the training of an arm leaves what it makes."""
-    return fold_folder(dataset, trainer_of(ARMS[arm][0]), f"nnUNetPlans_small_{arm}_seed{seed}")
+    return fold_folder(dataset, trainer_of(ARMS[arm][0]), plans_name(arm, seed))
 
 
 def train_plans(dataset: int, trainer: str, plans: str, device: str, *options: str) -> Path:
@@ -149,17 +158,17 @@ def trainer_of(method: str) -> str:
     return "".join([first, *(other.removeprefix("nnUNetTrainer") for other in others)])
 
 
-def plan(dataset: int, method: str, small: str, name: str, values: list[str]) -> None:
-    call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", small, "-o", name, "--set", *values)
+def plan(dataset: int, method: str, name: str, values: list[str]) -> None:
+    """Plans of a method beside the small ones, with these settings."""
+    call("nnUNetv2_semisup", "plan", "-d", str(dataset), "-m", method, "-p", SMALL, "-o", name, "--set", *values)
 
 
-def plan_both(
-    preprocessed: Path, dataset: int, first: str, second: str, small: str, name: str, values: list[str]
-) -> None:
+def plan_both(dataset: int, first: str, second: str, name: str, values: list[str]) -> None:
     """Plans of the first method, with those sections of the second that the first one lacks."""
+    preprocessed = preprocessed_folder(dataset)
     both = []
     for method in (first, second):
-        plan(dataset, method, small, f"{name}_{method}", values)
+        plan(dataset, method, f"{name}_{method}", values)
         both.append(json.loads((preprocessed / f"{name}_{method}.json").read_text()))
     ours, theirs = both
     ours["semisup"] = theirs["semisup"] | ours["semisup"]
@@ -235,21 +244,26 @@ def set_environment(data: Path, work: Path) -> None:
 
 def run(args: argparse.Namespace) -> None:
     set_environment(args.data, args.work)
-    small = "nnUNetPlans_small"
-    prepare(args.dataset, small)
+    prepare(args.dataset)
     for seed in args.seeds:
         for arm in args.arms:
             if not (args.output / csv_name(args.dataset, arm, seed)).exists():
-                write_run(train(args.dataset, arm, seed, small, args.device), args.output, args.dataset, arm, seed)
+                write_run(train(args.dataset, arm, seed, args.device), args.output, args.dataset, arm, seed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def runs_parser(doc: str | None, arms: Iterable[str], seeds: Sequence[int]) -> argparse.ArgumentParser:
+    """The options of every script that makes or reads runs: `args.data`, `work`, `dataset`, `arms` and `seeds`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of raw nnU-Net datasets")
     parser.add_argument("--work", type=Path, required=True, help="folder for preprocessed data and results")
     parser.add_argument("--dataset", type=int, choices=TRAIN_CASES, required=True)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=arms, required=True, metavar="ARM", help=", ".join(arms))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help="default: %(default)s")
+    return parser
+
+
+def main() -> None:
+    parser = runs_parser(__doc__, ARMS, (0, 1, 2))
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
     run(parser.parse_args())

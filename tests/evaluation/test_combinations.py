@@ -26,7 +26,8 @@ def test_a_method_trains_beside_fixmatch(in_toy, scripts, second, columns, monke
     quality, trainers = scripts
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     name, number = f"both_{second}", int(DATASET[7:10])
-    quality.plan_both(in_toy.dataset_folder, number, "fixmatch", second, "nnUNetPlans", name, TINY)
+    monkeypatch.setattr(quality, "SMALL", "nnUNetPlans")
+    quality.plan_both(number, "fixmatch", second, name, TINY)
     cls = getattr(trainers, quality.trainer_of(f"fixmatch+{second}"))
     trainer = in_toy.trainer(cls, plans=in_toy.plans(name), plans_name=name)
     trainer.run_training()
