@@ -18,7 +18,7 @@ import numpy as np
 from quality import ARMS, dice, preprocessed_folder, run_folder, runs_parser, set_environment
 from table import publish
 
-from nnunetv2_semisup.data.pieces import largest_component
+from nnunetv2_semisup.data.pieces import largest_components
 from nnunetv2_semisup.data.pseudo_labels import UNKNOWN, open_labels
 
 CONFIGURATION = "nnUNetPlans_3d_fullres"
@@ -33,7 +33,7 @@ def case_quality(labels: np.ndarray, truth: np.ndarray) -> tuple[float, float, f
     known = labels != UNKNOWN
     pairs = [((truth == value) & known, labels == value) for value in np.unique(truth) if value > 0]
     stored = [dice(true, found) for true, found in pairs]
-    largest = [dice(true, largest_component(found)) for true, found in pairs]
+    largest = [dice(true, largest_components(found)) for true, found in pairs]
     return float(np.nanmean(stored)), float(np.nanmean(largest)), float(known.mean())
 
 

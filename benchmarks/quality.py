@@ -24,7 +24,7 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn
 
-from nnunetv2_semisup.data.pieces import largest_component
+from nnunetv2_semisup.data.pieces import largest_components
 from nnunetv2_semisup.methods import methods
 from nnunetv2_semisup.training.run_log import LOG_FILE, read_log
 
@@ -194,7 +194,7 @@ def write_csv(fold: Path, file: Path) -> None:
             name = Path(case["reference_file"]).name.removesuffix(".nii.gz")
             truth, prediction = (read_labels(case[f"{which}_file"]) for which in ("reference", "prediction"))
             for label, metrics in case["metrics"].items():
-                one_piece = dice(truth == int(label), largest_component(prediction == int(label)))
+                one_piece = dice(truth == int(label), largest_components(prediction == int(label)))
                 writer.writerow([name, label, f"{metrics['Dice']:.6f}", f"{one_piece:.6f}"])
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import cc3d
 import numpy as np
 import numpy.typing as npt
-from acvl_utils.morphology.morphology_helper import cc3d_label_with_component_sizes
 
 PATCHES = 4
 """Patches drawn of each case."""
@@ -45,18 +45,25 @@ def structures_in_one_piece(
             for index, structure in enumerate(structures):
                 mask = np.isin(patch, structure)
                 voxels[index] += mask.sum()
-                stray[index] += mask.sum() - largest_component(mask).sum()
+                stray[index] += mask.sum() - largest_components(mask).sum()
     seen = (cases >= FEWEST_CASES) & (voxels > 0)
     return tuple(int(i) + 1 for i in np.flatnonzero(seen & (stray <= MOST_STRAY * voxels)))
 
 
-def largest_component(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The largest connected component of a mask with two or three axes; empty where the mask is.
+def largest_components(labels: Map | npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Where a label map, or a mask, with two or three axes is the largest connected component of its label.
 
-    Voxels are connected through faces, edges and corners. Of several that are largest the first stays.
+    Voxels are connected through faces, edges and corners. Of several that are largest the first stays. 0 is no label.
     """
-    components, sizes = cc3d_label_with_component_sizes(mask, connectivity=26 if mask.ndim == 3 else 8)
-    kept: npt.NDArray[np.bool_] = components == max(sizes, key=sizes.get, default=-1)
+    components = cc3d.connected_components(labels, connectivity=26 if labels.ndim == 3 else 8)
+    where = np.flatnonzero(labels)
+    component = components.ravel()[where]
+    sizes = np.bincount(component)
+    label_of = np.zeros(len(sizes), labels.dtype)
+    label_of[component] = labels.ravel()[where]
+    largest = [np.where(label_of == label, sizes, 0).argmax() for label in np.unique(label_of) if label]
+    kept = np.zeros(labels.shape, bool)
+    kept.ravel()[where] = np.isin(np.arange(len(sizes)), largest)[component]
     return kept
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nnunetv2_semisup.configuration.settings import Auto, Section, Share, Weight
 from nnunetv2_semisup.data.mixing import Mix
-from nnunetv2_semisup.data.pieces import largest_component
+from nnunetv2_semisup.data.pieces import largest_components
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.cross_entropy import cross_entropy
 from nnunetv2_semisup.losses.dice import soft_dice_loss
@@ -74,8 +74,8 @@ class PseudoLabels:
         """Those of logits [B, C, *spatial], without gradient, for resolved settings."""
         logits = logits.detach()
         answer = facts.answer(logits)
-        for structure in settings.one_piece:
-            answer = in_one_piece(answer, int(structure), facts.has_regions)
+        if settings.one_piece:
+            answer = in_one_piece(answer, [int(structure) for structure in settings.one_piece], facts.has_regions)
         return cls(answer, facts.confidence(facts.probabilities(logits)) >= settings.threshold)
 
     def mixed(self, mix: Mix, truth: Tensor) -> PseudoLabels:
@@ -88,19 +88,28 @@ class PseudoLabels:
         return masked_mean(self.confident.float(), valid)
 
 
-def in_one_piece(answer: Tensor, structure: int, has_regions: bool) -> Tensor:
-    """A decision [B, C, *spatial] of 0 and 1 with only the largest component of one structure in each sample.
+def in_one_piece(answer: Tensor, structures: Sequence[int], has_regions: bool) -> Tensor:
+    """A decision [B, C, *spatial] of 0 and 1 with only the largest component of these structures in each sample.
 
     Of classes, channel 0 is background and takes the voxels of the other components; it stands before structure 1.
     """
-    channel = structure - 1 if has_regions else structure
-    maps = answer[:, channel].bool().cpu().numpy()
-    kept = torch.from_numpy(np.stack([largest_component(sample) for sample in maps])).to(answer)
     result = answer.clone()
-    result[:, channel] = kept
-    if not has_regions:
-        result[:, 0] += answer[:, channel] - kept
+    if has_regions:  # may lie in each other
+        channels = [structure - 1 for structure in structures]
+        result[:, channels] *= _largest_components(answer[:, channels].flatten(0, 1)).view_as(answer[:, channels])
+        return result
+    numbers = torch.tensor(structures, device=answer.device).view(1, -1, *[1] * (answer.ndim - 2))
+    labels = (answer[:, structures] * numbers).sum(dim=1)
+    removed = (labels > 0) & ~_largest_components(labels)
+    result[:, 1:] *= ~removed[:, None]
+    result[:, 0] += removed
     return result
+
+
+def _largest_components(labels: Tensor) -> Tensor:
+    """As `largest_components`, of each of the maps [N, *spatial]."""
+    maps = labels.to(torch.int16).cpu().numpy()
+    return torch.from_numpy(np.stack([largest_components(sample) for sample in maps])).to(labels.device)
 
 
 def pseudo_label_terms(

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from nnunetv2_semisup.data.pieces import FEWEST_CASES, structures_in_one_piece
+from nnunetv2_semisup.data.pieces import FEWEST_CASES, largest_components, structures_in_one_piece
 
 pytestmark = pytest.mark.fast
 
@@ -52,3 +53,22 @@ def test_what_is_one_piece_in_the_body_may_be_several_in_a_slice_or_a_patch():
 def test_a_patch_may_be_larger_than_the_image_and_calls_repeat():
     maps = [case()] * 3
     assert structures_in_one_piece(maps, CLASSES, (20, 8, 30)) == structures_in_one_piece(maps, CLASSES, (20, 8, 30))
+
+
+@pytest.mark.parametrize("shape", [(9, 10, 11), (20, 21)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_largest_components_of_all_labels_at_once_equal_scipys_one_by_one(shape, dtype):
+    labels = np.random.default_rng(0).choice([0, 1, 2, 7], p=[0.6, 0.2, 0.12, 0.08], size=shape).astype(dtype)
+    expected = np.zeros(shape, bool)
+    for label in (1, 2, 7):
+        components, count = ndimage.label(labels == label, np.ones((3,) * len(shape)))
+        assert count > 1
+        expected |= components == 1 + np.bincount(components[components > 0])[1:].argmax()
+    assert np.array_equal(largest_components(labels), expected)
+
+
+def test_the_first_of_equal_components_stays_and_nothing_of_nothing():
+    mask = np.zeros((5, 5, 5), bool)
+    assert not largest_components(mask).any()
+    mask[0, 0, 0] = mask[4, 4, 4] = True
+    assert np.argwhere(largest_components(mask)).tolist() == [[0, 0, 0]]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, in_one_piece
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("has_regions", [False, True])
-def test_the_largest_component_of_the_structure_stays_and_the_rest_is_background(dim, has_regions):
+def test_the_largest_component_of_a_structure_stays_and_the_rest_is_background(dim, has_regions):
     answer = torch.zeros(2, 3, *(8,) * dim)
     channel = 0 if has_regions else 1
     big, small = (slice(0, 3),) * dim, (slice(5, 6),) * dim
@@ -28,7 +29,27 @@ def test_the_largest_component_of_the_structure_stays_and_the_rest_is_background
     wanted[0, channel][small] = 0
     if not has_regions:
         wanted[0, 0][small] = 1
-    assert torch.equal(in_one_piece(answer, 1, has_regions), wanted)
+    assert torch.equal(in_one_piece(answer, [1], has_regions), wanted)
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_structures_that_touch_or_overlap_are_kept_apart(has_regions):
+    """All at once equals one after the other, and only what was named changes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 5, 12, 12, 12)
+    if has_regions:
+        answer = (torch.rand(shape, generator=generator) < 0.15).float()
+    else:
+        answer = one_hot(torch.randint(5, (3, 12, 12, 12), generator=generator), 5).movedim(-1, 1).float()
+    named = [1, 3, 4]
+    expected = answer
+    for structure in named:
+        expected = in_one_piece(expected, [structure], has_regions)
+    found = in_one_piece(answer, named, has_regions)
+    assert torch.equal(found, expected)
+    changed = [channel for channel in range(5) if not torch.equal(found[:, channel], answer[:, channel])]
+    assert changed == ([0, 2, 3] if has_regions else [0, 1, 3, 4])
+    assert has_regions or (found.sum(dim=1) == 1).all()
 
 
 def pseudo_labels(one_piece, facts, logits):
