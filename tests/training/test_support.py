@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +236,13 @@ def end_then_stop(on_epoch_end: Callable[[], None]) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("key", ["toy", "anisotropic_regions_two_channels"])
-@pytest.mark.parametrize("case", DEVICE_CASES)
+@pytest.mark.parametrize(
+    ("case", "key"),
+    [
+        *product(DEVICE_CASES, ["toy", "anisotropic_regions_two_channels"]),
+        *product(["nnUNetTrainerMixedKD", "other_view"], ["ignore_residual"]),
+    ],
+)
 def test_devices_and_half_precision(rows, case, key, monkeypatch):
     """What a training keeps where, in fp16 with a gradient scaler, from its start and from its checkpoint."""
     name, other = DEVICE_CASES[case]
