@@ -96,11 +96,12 @@ def in_one_piece(answer: Tensor, structures: Sequence[int], has_regions: bool) -
     result = answer.clone()
     if has_regions:  # may lie in each other
         channels = [structure - 1 for structure in structures]
-        result[:, channels] *= _largest_components(answer[:, channels].flatten(0, 1)).view_as(answer[:, channels])
+        regions = answer[:, channels]
+        result[:, channels] = regions * _largest_components(regions.flatten(0, 1)).view_as(regions)
         return result
-    numbers = torch.tensor(structures, device=answer.device).view(1, -1, *[1] * (answer.ndim - 2))
-    labels = (answer[:, structures] * numbers).sum(dim=1)
-    removed = (labels > 0) & ~_largest_components(labels)
+    classes = answer.argmax(dim=1)
+    named = torch.isin(classes, torch.tensor(structures, device=answer.device))
+    removed = named & ~_largest_components(classes * named)
     result[:, 1:] *= ~removed[:, None]
     result[:, 0] += removed
     return result
