@@ -24,7 +24,6 @@ from quality import ARMS, RESULTS, csv_name
 from wanted import BASE, DATASETS, FULL, MIXTURES, STARTS, Dataset, Start, missing
 
 from nnunetv2_semisup.evaluation.bootstrap import Interval, paired_interval, share_interval
-from nnunetv2_semisup.evaluation.comparison.tables import p_text
 from nnunetv2_semisup.evaluation.significance import holm, wilcoxon_p
 from nnunetv2_semisup.methods import methods
 
@@ -84,7 +83,7 @@ def _corrected(folder: Path, data: Dataset) -> dict[str, str]:
     found = {arm: pairs(folder, data.number, arm, BASE) for arm in data.main if arm not in (BASE, FULL)}
     gains = {arm: (dice[0] - dice[1]).mean(axis=0) for arm, dice in found.items() if dice is not None}
     p = holm(np.array([wilcoxon_p(gain) for gain in gains.values()])) if gains else []
-    return {arm: p_text(value) for arm, value in zip(gains, p, strict=True)}
+    return {arm: f"{value:.4f}" for arm, value in zip(gains, p, strict=True)}
 
 
 def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
