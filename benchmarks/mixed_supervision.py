@@ -64,13 +64,13 @@ def sparse_dataset(dataset: int, mode: str) -> int:
     train, val = cases[: TRAIN_CASES[dataset]], cases[TRAIN_CASES[dataset] :]
     plans = json.loads((preprocessed.parent / source.name / f"{SMALL}.json").read_text())
     if not target.exists():
-        labels = work / f"{name}_labels"
+        labels = work / f"labels_{name}"  # nnU-Net takes every folder that begins with Dataset and the number
         shutil.rmtree(labels, ignore_errors=True)
         call(
             "nnUNetv2_semisup", "sparsify", "-i", str(source / "labelsTr"), "-o", str(labels), "--mode", mode,
             "--budget", BUDGETS[mode],
         )  # fmt: skip
-        making = work / f"{name}_part"
+        making = work / f"part_{name}"
         shutil.rmtree(making, ignore_errors=True)
         for folder in ("imagesTr", "imagesUn", "labelsTr"):
             (making / folder).mkdir(parents=True)

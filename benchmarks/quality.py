@@ -72,6 +72,7 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "bim-strong-4": ("bim", "first4", ["information.weight=1", "boundary.weight=1"]),
     "localcontrast-4": ("localcontrast", "first4", []),
     "localcontrast-strong-4": ("localcontrast", "first4", ["contrast.weight=0.3"]),
+    "localcontrast-1-4": ("localcontrast", "first4", ["contrast.weight=1"]),
     "localcontrast-rounds-4": ("localcontrast", "first4", ["contrast.pseudo_labels=rounds"]),
     "localcontrast-background-4": ("localcontrast", "first4", ["contrast.background=true"]),
     "localcontrast-intra-4": ("localcontrast", "first4", ["contrast.form=intra"]),
