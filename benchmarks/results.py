@@ -17,6 +17,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import calibration
 import mixed_supervision
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from quality import ARMS, RESULTS, csv_name
 from wanted import BASE, DATASETS, FULL, MIXTURES, STARTS, Dataset, Start, missing
 
 from nnunetv2_semisup.evaluation.bootstrap import Interval, paired_interval, share_interval
+from nnunetv2_semisup.evaluation.comparison.tables import p_text
 from nnunetv2_semisup.evaluation.significance import holm, wilcoxon_p
 from nnunetv2_semisup.methods import methods
 
@@ -83,7 +85,7 @@ def _corrected(folder: Path, data: Dataset) -> dict[str, str]:
     found = {arm: pairs(folder, data.number, arm, BASE) for arm in data.main if arm not in (BASE, FULL)}
     gains = {arm: (dice[0] - dice[1]).mean(axis=0) for arm, dice in found.items() if dice is not None}
     p = holm(np.array([wilcoxon_p(gain) for gain in gains.values()])) if gains else []
-    return {arm: f"{value:.4f}" for arm, value in zip(gains, p, strict=True)}
+    return {arm: p_text(value) for arm, value in zip(gains, p, strict=True)}
 
 
 def variants_table(folder: Path, data: Dataset, arms: dict[str, int]) -> str:
@@ -126,6 +128,23 @@ def mixed_table(folder: Path, data: Dataset) -> str:
         lines.append(_row(row.mode, f"`{row.arm}`", *_dice(folder, data, row.run, row.seeds), *cells))
     gain = _difference(folder, data, dense.run, BASE)
     lines.append(_row("all dense", "LabeledOnly", *_dice(folder, data, dense.run, dense.seeds), gain, "-", "-"))
+    return "\n".join(lines)
+
+
+def calibration_table(folder: Path, data: Dataset) -> str:
+    """Every run with a file of its bins: errors of calibration and overconfidence, means over the seeds."""
+    found = calibration.read(folder / calibration.csv_name(data.number))
+    heads = [f"{name}, {region}" for region in ("all voxels", "border") for name in ("ECE", "overconfidence")]
+    lines = [_row("run", "seeds", *heads), _rule(6)]
+    for run in [*data.main, *(row.run for row in MIXTURES)]:
+        seeds = {key[1] for key in found if key[0] == run}
+        if not seeds:
+            continue
+        cells = []
+        for region in calibration.REGIONS:
+            bins = [value for key, value in found.items() if key[0] == run and key[3] == region]
+            cells += [f"{np.mean([b.error for b in bins]):.4f}", f"{np.mean([b.overconfidence for b in bins]):+.4f}"]
+        lines.append(_row(f"`{run}`", str(len(seeds)), *cells))
     return "\n".join(lines)
 
 
@@ -192,6 +211,7 @@ def tables(folder: Path) -> dict[str, str]:
         found[f"{name}-pretraining"] = pretraining_table(folder, DATASETS[name], starts)
     found["gradients"] = files_table(folder, "gradients_*.csv")
     found["pseudo-label-quality"] = files_table(folder, "pseudo_label_quality.csv")
+    found["left-atrium-calibration"] = calibration_table(folder, DATASETS["left-atrium"])
     found["left-atrium-mixed"] = mixed_table(folder, DATASETS["left-atrium"])
     return found
 

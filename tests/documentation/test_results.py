@@ -38,7 +38,7 @@ def test_a_row_has_the_paired_difference_and_the_share_of_the_gap(results: Modul
         write(tmp_path, results, "meanteacher-4", seed, [0.40, 0.50, 0.60, 0.70])
     rows = {line.split(" | ")[0]: line for line in results.main_table(tmp_path, data_of(results)).splitlines()}
     assert rows["| FixMatch"].split(" | ")[1:] == [
-        "4", "2 of 3", "0.7500", "0.0000", "0.7600", "+0.1000 [+0.1000, +0.1000]", "4 of 4", "0.2500",
+        "4", "2 of 3", "0.7500", "0.0000", "0.7600", "+0.1000 [+0.1000, +0.1000]", "4 of 4", "0.25",
         "0.50 [0.50, 0.50] |",
     ]  # fmt: skip
     assert rows["| CPS"].split(" | ")[2:4] == ["0 of 1", "not run"]
