@@ -90,7 +90,9 @@ def sparse_dataset(dataset: int, mode: str) -> int:
         preprocessed.mkdir(exist_ok=True)
         shutil.copy(target / "dataset.json", preprocessed)
         (preprocessed / f"{SMALL}.json").write_text(json.dumps(plans | {"dataset_name": name}))
-    call("nnUNetv2_preprocess", "-d", str(number), "-plans_name", SMALL, "-c", "3d_fullres", "-np", "2")
+    # nnU-Net's preprocessing empties the folder first, in which another run may be training; it ends with this one.
+    if not (preprocessed / "gt_segmentations").exists():
+        call("nnUNetv2_preprocess", "-d", str(number), "-plans_name", SMALL, "-c", "3d_fullres", "-np", "2")
     (preprocessed / "splits_final.json").write_text(json.dumps([{"train": train[:LABELED], "val": val}]))
     call("nnUNetv2_semisup", "preprocess", "-d", str(number), "-c", "3d_fullres", "-p", SMALL)
     return number
