@@ -39,18 +39,17 @@ def facts_of(trainer: Any) -> Facts:
 
 
 def _structures_in_one_piece(trainer: Any) -> tuple[int, ...]:
-    """By `structures_in_one_piece`; none in a dataset with an ignore label, whose maps are incomplete."""
+    """By `structures_in_one_piece`, of the cases without a voxel of the ignore label: other maps are incomplete."""
     labels = trainer.label_manager
-    if labels.has_ignore_label:
-        return ()
     labeled, _ = trainer.do_split()
     cases = sorted(labeled)[:: -(-len(labeled) // MOST_CASES)]
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(cases))
     # Label maps of large cases take a second each.
     bar = tqdm(cases, desc="structures in one piece", disable=None, leave=False)
     maps = (np.asarray(dataset.load_case(case)[1])[0] for case in bar)
+    complete = (labels_of_case for labels_of_case in maps if labels.ignore_label not in labels_of_case)
     structures = map(_members, structures_of(labels))
-    return structures_in_one_piece(maps, list(structures), trainer.configuration_manager.patch_size)
+    return structures_in_one_piece(complete, list(structures), trainer.configuration_manager.patch_size)
 
 
 def _members(structure: Any) -> tuple[int, ...]:

@@ -18,14 +18,19 @@ from tests.regularizers.toy_step import facts_of, network_of
 from tests.workspace import TINY, Workspace, make_workspace
 
 
-def spoiled(workspace: Workspace, cases: list[str]) -> None:
-    """Scatter label 1 over the preprocessed label maps of these cases, so that it is no longer in one piece."""
+def relabelled(workspace: Workspace, cases: list[str], where: tuple[slice, ...], label: int) -> None:
+    """Write a label into the preprocessed label maps of these cases."""
     for case in cases:
         file = workspace.dataset_folder / "nnUNetPlans_3d_fullres" / f"{case}_seg.b2nd"
         labels = blosc2.open(str(file), mode="r")[:]
-        labels[:, ::4, ::4, ::4] = 1
+        labels[where] = label
         file.unlink()
         blosc2.asarray(np.ascontiguousarray(labels), urlpath=str(file))
+
+
+def spoiled(workspace: Workspace, cases: list[str]) -> None:
+    """Scatter label 1 over these cases, so that it is no longer in one piece."""
+    relabelled(workspace, cases, (slice(None), *[slice(None, None, 4)] * 3), 1)
 
 
 def one_piece(workspace: Workspace, plans_name: str) -> tuple[list[int], dict[str, Any]]:
@@ -49,6 +54,22 @@ def test_structures_in_one_piece_are_those_of_the_labelled_cases_alone(tmp_path)
     assert one_piece(workspace, "others")[0] == before
     spoiled(workspace, labeled)
     assert 1 not in one_piece(workspace, "labelled")[0]
+
+
+def test_incomplete_maps_say_nothing_of_pieces(tmp_path):
+    """What an ignore label cuts in pieces is still one where the map is complete."""
+    workspace = make_workspace(tmp_path)
+    description = json.loads((workspace.dataset_folder / "dataset.json").read_text())
+    description["labels"]["ignore"] = 5
+    (workspace.dataset_folder / "dataset.json").write_text(json.dumps(description))
+    labeled = [f"labeled_00{i}" for i in range(4)]
+    split = {"0": {"labeled": labeled, "unlabeled": [], "val": ["labeled_004"]}}
+    (workspace.dataset_folder / "splits_few.json").write_text(json.dumps(split))
+    sparse = (slice(None), slice(None), slice(None, None, 3))
+    relabelled(workspace, labeled[3:], sparse, 5)
+    assert 1 in one_piece(workspace, "three complete")[0]
+    relabelled(workspace, labeled[2:], sparse, 5)
+    assert one_piece(workspace, "two complete")[0] == []
 
 
 def test_regions_become_the_classes_that_nnunet_paints():
