@@ -35,18 +35,19 @@ from nnunetv2_semisup.methods import methods
 DENSE, LABELED = 4, 16
 BUDGETS = {"slices": "0.1", "scribbles": "0.01"}
 """Share of the voxels of a sparse case that stay annotated."""
-NO_KD, NO_ENTROPY = "kd.weight=0", "entropy.weight=0"
+PAPER = ["kd.domain=dense", "entropy.form=shannon"]
 ARMS: dict[str, tuple[str, list[str]]] = {
     "partial": ("labeledonly", []),
-    "decoders": ("mixedkd", [NO_KD, NO_ENTROPY]),
-    "kd": ("mixedkd", [NO_ENTROPY]),
-    "entropy": ("mixedkd", [NO_KD]),
     "both": ("mixedkd", []),
-    "pseudo": ("mixedkd", ["entropy.form=pseudo_label"]),
-    "entropy01": ("mixedkd", ["entropy.weight=0.1"]),
-    "entropyall": ("mixedkd", ["entropy.domain=all"]),
-    "otherview": ("mixedkd", ["kd.view=other"]),
-    "kddense": ("mixedkd", ["kd.domain=dense"]),
+    "paper": ("mixedkd", PAPER),
+    "paper-decoders": ("mixedkd", [*PAPER, "kd.weight=0", "entropy.weight=0"]),
+    "paper-kd": ("mixedkd", [*PAPER, "entropy.weight=0"]),
+    "paper-entropy": ("mixedkd", [*PAPER, "kd.weight=0"]),
+    "paper-everywhere": ("mixedkd", ["kd.domain=all", "entropy.form=shannon"]),
+    "paper-everywhere-view": ("mixedkd", ["kd.domain=all", "entropy.form=shannon", "kd.view=other"]),
+    "pseudo": ("mixedkd", ["kd.domain=dense", "entropy.form=pseudo_label"]),
+    "strong": ("mixedkd", ["kd.domain=dense", "entropy.form=weak_to_strong"]),
+    "strong-everywhere": ("mixedkd", ["kd.domain=all", "entropy.form=weak_to_strong"]),
     "fixmatch": ("fixmatch", []),
     "dense": ("labeledonly", []),
 }

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
-from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabels, PseudoLabelSettings, pseudo_label_terms
+from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabelSettings
 from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
 from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
+from nnunetv2_semisup.regularizers.weak_to_strong import learn_from_plain_view
 
 
 class FixMatchSettings(SemiSupervisedSettings):
@@ -59,16 +60,11 @@ class FixMatch(Regularizer):
         """Both terms on the mixed patches; signs on the unlabelled ones and their own voxels."""
         weak, strong = step.views
         assert step.teacher is not None  # asked for
-        assert step.labeled is not None  # trains beside supervised training only
         teacher_logits, _ = step.teacher(weak, ())
-        own = PseudoLabels.of(self.facts, teacher_logits, self.settings.pseudo_label)
-        mix = self.settings.mixing.draw(step)
-        truth, known = self.facts.truth(step.labeled.target, own.target.shape[1])
-        valid = mix.valid(step.valid, known)
-        logits, _ = step.student(mix(strong, step.labeled.images), ())
-        signs = agreement(self.facts, logits, teacher_logits, valid & mix.own)
-        signs["confident"] = own.share(step.valid)
-        return Outcome(pseudo_label_terms(self.facts, logits, own.mixed(mix, truth), valid, step.reduce), signs)
+        settings = self.settings
+        learnt = learn_from_plain_view(self.facts, step, teacher_logits, strong, settings.pseudo_label, settings.mixing)
+        signs = agreement(self.facts, learnt.logits, teacher_logits, learnt.own)
+        return Outcome(learnt.terms, signs | {"confident": learnt.confident})
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse, and a teacher that is never confident."""

@@ -10,14 +10,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nnunetv2_semisup.configuration.settings import DataSettings, Section, SemiSupervisedSettings, Share, Weight
+from nnunetv2_semisup.configuration.settings import DataSettings, Section, SemiSupervisedSettings, Weight
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.consistency import mse_consistency
 from nnunetv2_semisup.losses.cross_entropy import cross_entropy
 from nnunetv2_semisup.losses.distillation import double_softmax_divergence, kl_divergence
 from nnunetv2_semisup.losses.entropy import entropy_loss
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
+from nnunetv2_semisup.regularizers.mixing import MixingSettings
+from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabelSettings
 from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, mean_confidence, overlap
+from nnunetv2_semisup.regularizers.weak_to_strong import learn_from_plain_view
 
 _TEACHER_SIGNS = ("agreement", "divergence")
 """Signs of rows on which the student is taught."""
@@ -72,7 +75,8 @@ class DistillationSettings(Section):
         description="Of the divergence of form kl: KL(teacher || student) or KL(student || teacher)."
     )
     view: Literal["same", "other"] = Field(
-        description="Intensity draw of the unlabelled patches that the teacher sees: the student's or another one."
+        description="Intensity draw of the unlabelled patches that the teacher sees: the student's or another one; in "
+        "entropy.form weak_to_strong always the plain one."
     )
 
 
@@ -80,24 +84,26 @@ class ConfidenceSettings(Section):
     """Certainty of the student."""
 
     weight: Weight = Field(description="Weight of what makes its prediction certain.")
-    form: Literal["shannon", "pseudo_label"] = Field(
+    form: Literal["shannon", "pseudo_label", "weak_to_strong"] = Field(
         description="shannon: mean entropy of the prediction as a share of its maximum; pseudo_label: cross-entropy "
-        "with its own decision, where that is sure enough."
+        "with its own decision, where that is sure enough; weak_to_strong: of unlabelled patches, its sure decisions "
+        "on a plain view are labels of a strong one with mixed patches, as in FixMatch; of labelled rows as shannon."
     )
-    threshold: Share = Field(description="Probability from which a decision counts in form pseudo_label.")
     domain: Literal["weak", "all"] = Field(
         description="Rows that it is computed on: sparse and unlabelled ones, or the dense ones too."
     )
 
 
 class MixedKDSettings(SemiSupervisedSettings):
-    """Settings of nnUNetTrainerMixedKD."""
+    """Settings of nnUNetTrainerMixedKD. `mixing` and all but the threshold of `pseudo_label` are those of one form."""
 
     data: MixedDataSettings
     teacher: SecondDecoderSettings
     sparse: SparseSettings
     kd: DistillationSettings
     entropy: ConfidenceSettings
+    pseudo_label: PseudoLabelSettings
+    mixing: MixingSettings
 
 
 class MixedKD(Regularizer):
@@ -116,16 +122,25 @@ class MixedKD(Regularizer):
     def __init__(self, settings: MixedKDSettings, facts: Facts) -> None:
         """There are no heads."""
         super().__init__(settings, facts)
-        self.views = ("stock",) if settings.kd.view == "same" else ("stock", "stock")
+        self.is_weak_to_strong = settings.entropy.form == "weak_to_strong"
+        if self.is_weak_to_strong:
+            self.views = ("plain", "strong")
+        else:
+            self.views = ("stock",) if settings.kd.view == "same" else ("stock", "stock")
         self.needs_second_decoder = settings.teacher.weight > 0
         self.distils = settings.kd.weight > 0
         self.teaches_everywhere = self.distils and settings.kd.domain == "all"
-        self.sign_names = ("foreground", "confidence", *_TEACHER_SIGNS * self.teaches_everywhere)
+        self.sign_names = (
+            *("foreground", "confidence"),
+            *("confident",) * self.is_weak_to_strong,
+            *_TEACHER_SIGNS * self.teaches_everywhere,
+        )
         self._epochs: list[tuple[float, float]] = []
 
     @classmethod
     def check(cls, settings: MixedKDSettings, outline: Outline) -> None:
         """A teacher that learns nothing has nothing to say; the released form knows no regions."""
+        settings.pseudo_label.check(outline.n_structures)
         if settings.kd.weight > 0 and settings.teacher.weight == 0:
             raise SemiSupervisedError(
                 "kd.weight is above 0 and teacher.weight is 0, so the teacher would teach without having learned; set "
@@ -136,10 +151,21 @@ class MixedKD(Regularizer):
                 "kd.form = 'legacy' is a softmax over classes, and this dataset has regions; set kd.form=kl or brier"
             )
 
+    @classmethod
+    def resolve(cls, settings: MixedKDSettings, facts: Facts) -> MixedKDSettings:
+        """Structures in one piece from the labelled cases, where they are asked for."""
+        if settings.entropy.form != "weak_to_strong" or settings.entropy.weight == 0:
+            return settings
+        return settings.model_copy(update={"pseudo_label": settings.pseudo_label.resolved(facts)})
+
     @property
     def weights(self) -> Mapping[str, float]:
         """Of the unlabelled patches."""
-        return {"kd": self.settings.kd.weight * self.teaches_everywhere, "entropy": self.settings.entropy.weight}
+        weight = self.settings.entropy.weight
+        confidence = {"entropy": weight}
+        if self.is_weak_to_strong:
+            confidence = {name: weight * value for name, value in self.settings.pseudo_label.weights.items()}
+        return {"kd": self.settings.kd.weight * self.teaches_everywhere, **confidence}
 
     @property
     def labeled_weights(self) -> Mapping[str, float]:
@@ -153,16 +179,43 @@ class MixedKD(Regularizer):
 
     def forward(self, step: Step) -> Outcome:
         """The terms of the unlabelled patches."""
+        if self.is_weak_to_strong:
+            return self._weak_to_strong(step)
         student, _ = step.student(step.views[0], ())
         terms, signs = {}, self._signs(student, step.valid)
         if self.settings.entropy.weight > 0:
             terms["entropy"] = self.uncertainty(student, step.valid)
         if self.teaches_everywhere:
-            assert step.teacher is not None  # asked for
-            teacher, _ = step.teacher(step.views[-1], ())
-            terms["kd"] = self.distillation(student, teacher, step.valid)
-            signs |= self._signs_beside(student, teacher, step.valid)
+            self._add_teaching(step, step.views[-1], student, step.valid, terms, signs)
         return Outcome(terms, signs)
+
+    def _weak_to_strong(self, step: Step) -> Outcome:
+        """Of strong, mixed patches: what the student itself and the teacher say of the plain ones."""
+        plain, strong = step.views
+        with torch.no_grad():
+            answered, _ = step.student(plain, ())
+        settings = self.settings
+        learnt = learn_from_plain_view(self.facts, step, answered, strong, settings.pseudo_label, settings.mixing)
+        signs = self._signs(learnt.logits, learnt.own) | {"confident": learnt.confident}
+        terms = dict(learnt.terms)
+        if self.teaches_everywhere:
+            self._add_teaching(step, plain, learnt.logits, learnt.own, terms, signs)
+        return Outcome(terms, signs)
+
+    def _add_teaching(
+        self,
+        step: Step,
+        view: Tensor,
+        student: Tensor,
+        valid: Tensor | None,
+        terms: dict[str, Tensor],
+        signs: dict[str, Tensor],
+    ) -> None:
+        """What the teacher says of a view, as a term and signs of the student's logits."""
+        assert step.teacher is not None  # asked for
+        teacher, _ = step.teacher(view, ())
+        terms["kd"] = self.distillation(student, teacher, valid)
+        signs |= self._signs_beside(student, teacher, valid)
 
     def labeled(self, student: Tensor, teacher: Tensor | None, n_dense: int) -> Outcome:
         """The terms of a labelled batch. A term without a row is left out.
@@ -200,11 +253,12 @@ class MixedKD(Regularizer):
 
     def uncertainty(self, student: Tensor, valid: Tensor | None = None) -> Tensor:
         """How unsure the student's logits are, in the form of the settings."""
-        settings, regions = self.settings.entropy, self.facts.has_regions
-        if settings.form == "shannon":
+        regions = self.facts.has_regions
+        if self.settings.entropy.form != "pseudo_label":
             return entropy_loss(student, valid, regions)
         decided = student.detach()
-        sure = self.facts.confidence(self.facts.probabilities(decided)) >= settings.threshold
+        threshold = self.settings.pseudo_label.threshold
+        sure = self.facts.confidence(self.facts.probabilities(decided)) >= threshold
         return cross_entropy(student, self.facts.answer(decided), valid, sure.float(), regions)
 
     def _signs(self, student: Tensor, valid: Tensor | None) -> dict[str, Tensor]:

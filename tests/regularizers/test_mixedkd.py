@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.regularizers.toy_step import build, facts_of, network_of, outline_of,
 pytestmark = pytest.mark.fast
 
 ENTROPY_ALONE = {"kd": {"weight": 0.0}}
+STRONG = {"entropy": {"form": "weak_to_strong"}}
 
 
 def method(changes=None, **facts):
@@ -60,6 +62,52 @@ def test_the_teacher_may_see_another_view():
     torch.testing.assert_close(term, kl_divergence(taught, student))
 
 
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_weak_to_strong_is_fixmatch_with_the_student_as_its_own_teacher(has_regions):
+    network = network_of()
+    facts = facts_of(network, has_regions=has_regions)
+    pseudo_label = {"pseudo_label": {"threshold": 0.5}}
+    ours = build("mixedkd", facts, STRONG | ENTROPY_ALONE | pseudo_label)
+    fixmatch = build("fixmatch", facts, pseudo_label)
+    views = random_views()
+    step = step_of(network, ours, views)
+    answered = replace(step_of(network, fixmatch, views), teacher=partial(forward_with_features, network))
+    outcome, expected = ours(step), fixmatch(answered)
+    assert outcome.terms.keys() == expected.terms.keys() == ours.weights.keys() - {"kd"}
+    for name, term in outcome.terms.items():
+        torch.testing.assert_close(term, expected.terms[name])
+    torch.testing.assert_close(outcome.signs["confident"], expected.signs["confident"])
+    assert outcome.signs.keys() == set(ours.sign_names)
+
+
+def test_weak_to_strong_teaches_the_voxels_that_both_views_show():
+    network = network_of()
+    regularizer = build("mixedkd", facts_of(network), STRONG)
+    plain, strong = random_views()
+    student, seen, teacher = logits(2, 3, 16, 16, 16).requires_grad_(), [], logits(2, 3, 16, 16, 16, seed=1)
+    step = step_of(network, regularizer, (plain, strong))
+    step = replace(
+        step,
+        student=lambda x, _: (student if torch.is_grad_enabled() else 5 * teacher, seen.append(x)),
+        teacher=lambda x, _: (teacher, seen.append(x)),
+    )
+    terms = regularizer(step).terms
+    assert seen[0] is plain
+    assert seen[2] is plain
+    own = (seen[1] == strong).all(dim=1, keepdim=True)
+    assert 0 < own.float().mean() < 1
+    torch.testing.assert_close(terms["kd"], kl_divergence(teacher, student, own))
+    (gradient,) = torch.autograd.grad(terms["kd"], student)
+    assert not gradient[~own.expand_as(gradient)].any()
+
+
+def test_weak_to_strong_takes_the_weight_of_the_confidence():
+    regularizer = method({"entropy": {"form": "weak_to_strong", "weight": 0.5}, "pseudo_label": {"dice": 3.0}})
+    assert regularizer.weights == {"kd": 1.0, "pseudo_cross_entropy": 0.5, "pseudo_dice": 1.5}
+    weak = regularizer.labeled(logits(2, 3, 5, 5), logits(2, 3, 5, 5, seed=1), n_dense=1).terms["entropy_labeled"]
+    torch.testing.assert_close(weak, entropy_loss(logits(2, 3, 5, 5)[1:]))
+
+
 def test_property_12_without_the_weak_rows_in_its_domain_no_unlabelled_patch_reaches_the_teacher():
     regularizer = method({"kd": {"domain": "dense"}})
     student = logits(2, 3, 4, 4, 4).requires_grad_()
@@ -93,7 +141,9 @@ def test_property_12_the_rows_of_a_labelled_batch_are_routed_by_domain(n_dense, 
 
 @pytest.mark.parametrize("has_regions", [False, True])
 def test_pseudo_labels_in_place_of_the_entropy_are_the_cross_entropy_with_what_is_decided_surely(has_regions):
-    regularizer = method({"entropy": {"form": "pseudo_label", "threshold": 0.6}}, has_regions=has_regions)
+    regularizer = method(
+        {"entropy": {"form": "pseudo_label"}, "pseudo_label": {"threshold": 0.6}}, has_regions=has_regions
+    )
     student = (3 * logits(2, 3, 5, 5)).requires_grad_()
     valid = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     valid[..., :2] = False
