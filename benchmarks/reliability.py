@@ -25,8 +25,9 @@ RUNS = {
     BASE: "LabeledOnly, 4 dense cases",
     run_name("partial", "slices"): "partial loss, and 12 with slices",
     run_name("both", "slices"): "MixedKD",
-    run_name("entropy", "slices"): "MixedKD, entropy alone",
-    run_name("kd", "slices"): "MixedKD, distillation alone",
+    run_name("paper", "slices"): "MixedKD, the paper's terms",
+    run_name("paper-entropy", "slices"): "the paper's entropy alone",
+    run_name("paper-kd", "slices"): "the paper's distillation alone",
     f"labeledonly-{LABELED}": "LabeledOnly, 16 dense cases",
 }
 """Run -> legend."""

@@ -101,20 +101,7 @@ class Mixture:
 
 MIXTURES = [
     *(Mixture("slices", arm, 3) for arm in ("dense", "partial", "both")),
-    *(
-        Mixture("slices", arm, 1)
-        for arm in (
-            "decoders",
-            "kd",
-            "entropy",
-            "pseudo",
-            "entropy01",
-            "entropyall",
-            "otherview",
-            "kddense",
-            "fixmatch",
-        )
-    ),
+    *(Mixture("slices", arm, 1) for arm in mixed_supervision.ARMS if arm not in ("dense", "partial", "both")),
     *(Mixture("scribbles", arm, 1) for arm in ("partial", "both")),
 ]
 

@@ -146,6 +146,11 @@ class MixedKD(Regularizer):
                 "kd.weight is above 0 and teacher.weight is 0, so the teacher would teach without having learned; set "
                 "kd.weight=0 as well, or teacher.weight=1"
             )
+        if settings.kd.view == "other" and settings.kd.domain == "dense":
+            raise SemiSupervisedError(
+                "kd.view = 'other' is of unlabelled patches, which the teacher does not see with kd.domain = 'dense'; "
+                "set kd.domain=all, or kd.view=same"
+            )
         if settings.kd.form == "legacy" and outline.has_regions:
             raise SemiSupervisedError(
                 "kd.form = 'legacy' is a softmax over classes, and this dataset has regions; set kd.form=kl or brier"
@@ -300,7 +305,7 @@ class MixedKD(Regularizer):
             return []
         return [
             f"the two decoders say the same (their divergence is {signs['divergence']:.1%} of the student's entropy), "
-            "so the teacher teaches nothing and the entropy acts alone; try kd.view=other"
+            "so the teacher teaches nothing and the entropy acts alone; try kd.domain=all with kd.view=other"
         ]
 
     def _overconfidence(self, signs: Mapping[str, float]) -> list[str]:

@@ -22,6 +22,7 @@ from tests.regularizers.toy_step import build, facts_of, network_of, outline_of,
 pytestmark = pytest.mark.fast
 
 ENTROPY_ALONE = {"kd": {"weight": 0.0}}
+EVERYWHERE = {"kd": {"domain": "all"}}
 STRONG = {"entropy": {"form": "weak_to_strong"}}
 
 
@@ -37,7 +38,7 @@ def logits(*shape, seed=0):
 def test_unlabelled_terms_are_the_divergence_from_the_second_decoder_and_the_entropy(has_regions):
     network = network_of()
     teacher = on_one_encoder(network, network_of(seed=1))
-    regularizer = build("mixedkd", facts_of(network, has_regions=has_regions))
+    regularizer = build("mixedkd", facts_of(network, has_regions=has_regions), EVERYWHERE)
     view = random_views()[0]
     outcome = regularizer(step_of(network, regularizer, (view,), teacher=teacher))
     student, taught = (forward_with_features(n, view, ())[0] for n in (network, teacher))
@@ -48,14 +49,14 @@ def test_unlabelled_terms_are_the_divergence_from_the_second_decoder_and_the_ent
 def test_it_asks_for_one_view_and_a_second_decoder():
     regularizer = method()
     assert (regularizer.views, regularizer.needs_second_decoder, regularizer.ema_decay) == (("stock",), True, None)
-    assert method({"kd": {"view": "other"}}).views == ("stock", "stock")
+    assert method({"kd": {"domain": "all", "view": "other"}}).views == ("stock", "stock")
     assert not method({"kd": {"weight": 0.0}, "teacher": {"weight": 0.0}}).needs_second_decoder
 
 
 def test_the_teacher_may_see_another_view():
     network = network_of()
     teacher = on_one_encoder(network, network_of(seed=1))
-    regularizer = build("mixedkd", facts_of(network), {"kd": {"view": "other"}})
+    regularizer = build("mixedkd", facts_of(network), {"kd": {"domain": "all", "view": "other"}})
     first, second = random_views()
     term = regularizer(step_of(network, regularizer, (first, second), teacher=teacher)).terms["kd"]
     student, taught = forward_with_features(network, first, ())[0], forward_with_features(teacher, second, ())[0]
@@ -82,7 +83,7 @@ def test_weak_to_strong_is_fixmatch_with_the_student_as_its_own_teacher(has_regi
 
 def test_weak_to_strong_teaches_the_voxels_that_both_views_show():
     network = network_of()
-    regularizer = build("mixedkd", facts_of(network), STRONG)
+    regularizer = build("mixedkd", facts_of(network), STRONG | EVERYWHERE)
     plain, strong = random_views()
     student, seen, teacher = logits(2, 3, 16, 16, 16).requires_grad_(), [], logits(2, 3, 16, 16, 16, seed=1)
     step = step_of(network, regularizer, (plain, strong))
@@ -103,7 +104,7 @@ def test_weak_to_strong_teaches_the_voxels_that_both_views_show():
 
 def test_weak_to_strong_takes_the_weight_of_the_confidence():
     regularizer = method({"entropy": {"form": "weak_to_strong", "weight": 0.5}, "pseudo_label": {"dice": 3.0}})
-    assert regularizer.weights == {"kd": 1.0, "pseudo_cross_entropy": 0.5, "pseudo_dice": 1.5}
+    assert regularizer.weights == {"kd": 0.0, "pseudo_cross_entropy": 0.5, "pseudo_dice": 1.5}
     weak = regularizer.labeled(logits(2, 3, 5, 5), logits(2, 3, 5, 5, seed=1), n_dense=1).terms["entropy_labeled"]
     torch.testing.assert_close(weak, entropy_loss(logits(2, 3, 5, 5)[1:]))
 
@@ -212,7 +213,7 @@ def trained(kd: float, entropy: float) -> tuple[float, float, list[str]]:
     teacher = torch.full((1, 2, 100), 0.0)
     teacher[:, 1], teacher[:, 1, :8] = -3.0, 3.0
     student = Pixels(torch.tensor([0.3, 0.0]).reshape(1, 2, 1) + 0.05 * logits(1, 2, 100))
-    regularizer = method({"kd": {"weight": kd}, "entropy": {"weight": entropy}})
+    regularizer = method({"kd": {"weight": kd, "domain": "all"}, "entropy": {"weight": entropy}})
     optimizer = torch.optim.Adam(student.parameters(), lr=0.1)
     step = step_of(network_of(), regularizer, random_views()[:1])
     step = replace(step, student=lambda *_: (student.logits, []), teacher=lambda *_: (teacher, []))
@@ -261,7 +262,7 @@ def test_decoders_that_are_copies_are_said(divergence, alarmed):
 
 
 def test_the_divergence_is_0_for_copies_and_a_share_of_the_entropy_otherwise():
-    regularizer = method()
+    regularizer = method(EVERYWHERE)
     same = regularizer.labeled(logits(2, 3, 4), logits(2, 3, 4), 1).signs
     assert same["divergence"] == pytest.approx(0, abs=1e-6)
     assert same["agreement"] == 1
@@ -292,6 +293,7 @@ def test_confidence_that_rises_while_agreement_falls_is_said_within_the_window_a
         ({"teacher": {"weight": 0.0}}, False, "set kd.weight=0 as well, or teacher.weight=1"),
         ({"kd": {"form": "legacy"}}, True, "set kd.form=kl or brier"),
         ({"kd": {"form": "legacy"}}, False, None),
+        ({"kd": {"view": "other"}}, False, "set kd.domain=all, or kd.view=same"),
         ({"teacher": {"weight": 0.0}, "kd": {"weight": 0.0}}, False, None),
     ],
 )

@@ -37,6 +37,7 @@ SPLITS = {
     "foreign": {"labeled": [*DENSE], "unlabeled": [], "val": ["labeled_004"], "sparse": [SPARSE[0]]},
     "both": {"labeled": [*DENSE], "unlabeled": [], "val": ["labeled_004"], "sparse": [DENSE[0]], "dense": [DENSE[0]]},
 }
+EVERYWHERE = {"kd": {"domain": "all"}}
 ZERO = {"teacher": {"weight": 0.0}, "kd": {"weight": 0.0}, "entropy": {"weight": 0.0}}
 
 
@@ -91,7 +92,7 @@ def log_of(trainer: Any) -> str:
 def trained(mixed: Workspace) -> Any:
     """A training on all three kinds of labels."""
     with mixed.active():
-        trainer = mixed.trainer(NAME, with_split("mixed"), plans_name="trained")
+        trainer = mixed.trainer(NAME, with_split("mixed", **EVERYWHERE), plans_name="trained")
         trainer.run_training()
     return trainer
 
@@ -127,7 +128,7 @@ def test_dense_and_sparse_labels_need_no_unlabelled_case(changed):
     trainer.run_training()
     row = read_log(trainer.run_log.file)[-1]
     assert trainer.dataloader_unlabeled is None
-    assert not row["weighted/kd"]
+    assert not row["weighted/entropy"]
     assert float(row["weighted/kd_labeled"]) > 0
     assert float(row["weighted/entropy_labeled"]) > 0
     assert float(row["sign/foreground"]) >= 0
@@ -186,7 +187,8 @@ def test_without_a_sparse_case_the_labelled_batches_are_stocks_and_so_is_the_fir
     ("name", "changes"),
     [
         ("released_script", {"kd": {"form": "legacy", "domain": "dense"}, "entropy": {"domain": "all"}}),
-        ("other_view", {"kd": {"view": "other", "direction": "student_to_teacher"}}),
+        ("other_view", {"kd": {"domain": "all", "view": "other", "direction": "student_to_teacher"}}),
+        ("strong", {"kd": {"domain": "all"}, "entropy": {"form": "weak_to_strong"}}),
         ("entropy_alone", {"kd": {"weight": 0.0}}),
         ("two_decoders_alone", {"kd": {"weight": 0.0}, "entropy": {"weight": 0.0}}),
         ("one_decoder", ZERO),
@@ -204,7 +206,7 @@ def test_forms_and_ablations_train(in_mixed, name, changes):
 def test_sparse_regions_in_2d_train_with_the_dice_of_the_whole_batch(tmp_path):
     workspace = make_workspace(tmp_path, ignore=True, regions=True, configurations=("2d",), n_unlabeled=1)
     (workspace.dataset_folder / "splits_mixed.json").write_text(json.dumps({"0": SPLITS["mixed"]}))
-    settings = with_split("mixed") | {"schedule": {"warmup": 0.0, "ramp": 0.0}}
+    settings = with_split("mixed", **EVERYWHERE) | {"schedule": {"warmup": 0.0, "ramp": 0.0}}
     with workspace.active():
         trainer = workspace.trainer(NAME, settings, configuration="2d")
         trainer.run_training()
@@ -274,7 +276,7 @@ def test_a_checkpoint_without_the_teacher_is_refused_and_the_export_says_so(trai
     with pytest.raises(SemiSupervisedError, match="holds no teacher"):
         export_model(folder, tmp_path / "out", None, "teacher", as_zip=False)
     with mixed.active():
-        trainer = mixed.trainer(NAME, with_split("mixed"), plans_name="trained", resume=True)
+        trainer = mixed.trainer(NAME, with_split("mixed", **EVERYWHERE), plans_name="trained", resume=True)
         with pytest.raises(SemiSupervisedError, match="no weights of the teacher's decoder") as error:
             trainer.load_checkpoint(str(file))
     assert "\n" not in str(error.value)
@@ -305,14 +307,14 @@ def test_a_killed_run_with_sparse_cases_goes_on_exactly(in_mixed, monkeypatch):
 
 def test_continuing_is_refused_when_a_case_is_not_sparse_any_more(changed, trained):
     change_labels(changed, SPARSE[1], lambda seg: np.where(seg == IGNORE, 0, seg))
-    trainer = changed.trainer(NAME, with_split("mixed"), plans_name="trained", resume=True)
+    trainer = changed.trainer(NAME, with_split("mixed", **EVERYWHERE), plans_name="trained", resume=True)
     with pytest.raises(SemiSupervisedError, match=r"other sparse cases \(2, now 1; first difference: labeled_003"):
         trainer.load_checkpoint(f"{trained.output_folder}/checkpoint_final.pth")
 
 
 def test_val_needs_neither_unlabelled_cases_nor_annotations(trained, mixed):
     with mixed.active():
-        again = mixed.trainer(NAME, with_split("mixed"), plans_name="trained")
+        again = mixed.trainer(NAME, with_split("mixed", **EVERYWHERE), plans_name="trained")
         assert again.annotation.shares == {}
         again.load_checkpoint(f"{trained.output_folder}/checkpoint_final.pth")
         again.perform_actual_validation()

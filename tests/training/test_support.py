@@ -225,7 +225,14 @@ DEVICE_CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, UNSURE.get(n
     "one_piece": ("nnUNetTrainerMIReg", {"pseudo_label": {"one_piece": [1]}}),
     "cells": ("nnUNetTrainerCrossLevel", {"contrast": {"sites": "cells", "negatives": "patch", "norm": "L1"}}),
     "contrast_first": ("nnUNetTrainerCrossLevel", {"phases": {"form": "contrast_first"}}),
-    "other_view": ("nnUNetTrainerMixedKD", {"kd": {"view": "other"}, "entropy": {"form": "pseudo_label"}}),
+    "other_view": (
+        "nnUNetTrainerMixedKD",
+        {"kd": {"domain": "all", "view": "other"}, "entropy": {"form": "pseudo_label"}},
+    ),
+    "strong": (
+        "nnUNetTrainerMixedKD",
+        {"kd": {"domain": "all"}, "entropy": {"form": "weak_to_strong"}, "pseudo_label": {"threshold": 0.0}},
+    ),
     "released": ("nnUNetTrainerBIM", {"boundary": {"form": "released"}}),
 }
 """Every method as it comes, and the settings that take other ways through it."""
