@@ -113,8 +113,8 @@ class MixedKD(Regularizer):
     distillation", Medical Image Analysis 83 (2023) 102670; Dolz et al., IPMI 2021. The teacher is a second decoder on
     the student's encoder, supervised on dense rows alone. `forward` has the terms of unlabelled patches, `labeled` the
     same terms of the labelled batch, from the outputs that its supervised losses read. Departures: the teacher is
-    detached and teaches on all rows (the paper: on dense ones, with gradient into both decoders; `kd.form` and
-    `kd.domain` bring that back); means over voxels in place of sums; a warm-up and a ramp.
+    detached (the released script: gradient into both decoders, which `kd.form=legacy` brings back); it may teach on all
+    rows (`kd.domain=all`; the paper: on dense ones); means over voxels in place of sums; a warm-up and a ramp.
     """
 
     Settings = MixedKDSettings
@@ -158,8 +158,8 @@ class MixedKD(Regularizer):
 
     @classmethod
     def resolve(cls, settings: MixedKDSettings, facts: Facts) -> MixedKDSettings:
-        """Structures in one piece from the labelled cases, where they are asked for."""
-        if settings.entropy.form != "weak_to_strong" or settings.entropy.weight == 0:
+        """Structures in one piece from the labelled cases, where there are pseudo-labels of patches."""
+        if settings.entropy.form != "weak_to_strong":
             return settings
         return settings.model_copy(update={"pseudo_label": settings.pseudo_label.resolved(facts)})
 
@@ -190,9 +190,8 @@ class MixedKD(Regularizer):
         terms, signs = {}, self._signs(student, step.valid)
         if self.settings.entropy.weight > 0:
             terms["entropy"] = self.uncertainty(student, step.valid)
-        if self.teaches_everywhere:
-            self._add_teaching(step, step.views[-1], student, step.valid, terms, signs)
-        return Outcome(terms, signs)
+        taught = self._teaching(step, step.views[-1], student, step.valid)
+        return Outcome(terms | taught.terms, signs | taught.signs)
 
     def _weak_to_strong(self, step: Step) -> Outcome:
         """Of strong, mixed patches: what the student itself and the teacher say of the plain ones."""
@@ -202,25 +201,17 @@ class MixedKD(Regularizer):
         settings = self.settings
         learnt = learn_from_plain_view(self.facts, step, answered, strong, settings.pseudo_label, settings.mixing)
         signs = self._signs(learnt.logits, learnt.own) | {"confident": learnt.confident}
-        terms = dict(learnt.terms)
-        if self.teaches_everywhere:
-            self._add_teaching(step, plain, learnt.logits, learnt.own, terms, signs)
-        return Outcome(terms, signs)
+        taught = self._teaching(step, plain, learnt.logits, learnt.own)
+        return Outcome(learnt.terms | taught.terms, signs | taught.signs)
 
-    def _add_teaching(
-        self,
-        step: Step,
-        view: Tensor,
-        student: Tensor,
-        valid: Tensor | None,
-        terms: dict[str, Tensor],
-        signs: dict[str, Tensor],
-    ) -> None:
-        """What the teacher says of a view, as a term and signs of the student's logits."""
+    def _teaching(self, step: Step, view: Tensor, student: Tensor, valid: Tensor | None) -> Outcome:
+        """What the student's logits learn of unlabelled patches from the teacher, which sees this view of them."""
+        if not self.teaches_everywhere:
+            return Outcome({})
         assert step.teacher is not None  # asked for
         teacher, _ = step.teacher(view, ())
-        terms["kd"] = self.distillation(student, teacher, valid)
-        signs |= self._signs_beside(student, teacher, valid)
+        term = self.distillation(student, teacher, valid)
+        return Outcome({"kd": term}, self._signs_beside(student, teacher, valid))
 
     def labeled(self, student: Tensor, teacher: Tensor | None, n_dense: int) -> Outcome:
         """The terms of a labelled batch. A term without a row is left out.

@@ -47,7 +47,8 @@ def _structures_in_one_piece(trainer: Any) -> tuple[int, ...]:
     # Label maps of large cases take a second each.
     bar = tqdm(cases, desc="structures in one piece", disable=None, leave=False)
     maps = (np.asarray(dataset.load_case(case)[1])[0] for case in bar)
-    complete = (labels_of_case for labels_of_case in maps if labels.ignore_label not in labels_of_case)
+    ignore = labels.ignore_label
+    complete = maps if ignore is None else (case_labels for case_labels in maps if ignore not in case_labels)
     structures = map(_members, structures_of(labels))
     return structures_in_one_piece(complete, list(structures), trainer.configuration_manager.patch_size)
 

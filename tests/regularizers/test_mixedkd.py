@@ -102,6 +102,13 @@ def test_weak_to_strong_teaches_the_voxels_that_both_views_show():
     assert not gradient[~own.expand_as(gradient)].any()
 
 
+def test_the_teacher_teaches_on_strong_views_without_the_students_own_pseudo_labels():
+    regularizer = method(merged(STRONG | EVERYWHERE, {"entropy": {"weight": 0.0}}))
+    outcome = regularizer(step_of(network_of(), regularizer, random_views()))
+    assert outcome.terms["kd"] > 0
+    assert regularizer.weights == {"kd": 1.0, "pseudo_cross_entropy": 0.0, "pseudo_dice": 0.0}
+
+
 def test_weak_to_strong_takes_the_weight_of_the_confidence():
     regularizer = method({"entropy": {"form": "weak_to_strong", "weight": 0.5}, "pseudo_label": {"dice": 3.0}})
     assert regularizer.weights == {"kd": 0.0, "pseudo_cross_entropy": 0.5, "pseudo_dice": 1.5}

@@ -124,10 +124,11 @@ def test_dense_and_sparse_labels_need_no_unlabelled_case(changed):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     split = SPLITS["mixed"] | {"unlabeled": []}
     (changed.dataset_folder / "splits_two.json").write_text(json.dumps({"0": split}))
-    trainer = changed.trainer(NAME, with_split("two"), plans_name="two")
+    trainer = changed.trainer(NAME, with_split("two", **EVERYWHERE), plans_name="two")
     trainer.run_training()
     row = read_log(trainer.run_log.file)[-1]
     assert trainer.dataloader_unlabeled is None
+    assert not row["weighted/kd"]
     assert not row["weighted/entropy"]
     assert float(row["weighted/kd_labeled"]) > 0
     assert float(row["weighted/entropy_labeled"]) > 0
