@@ -42,7 +42,7 @@ class Mix:
 
 def draw_mix(
     batch_size: int,
-    labeled_batch_size: int,
+    labeled: Sequence[int],
     spatial_shape: Sequence[int],
     generator: torch.Generator,
     device: torch.device,
@@ -55,11 +55,12 @@ def draw_mix(
 
     Yun et al., CutMix, ICCV 2019: a box of another unlabelled sample. Bai et al., BCP, CVPR 2023: a box is exchanged
     with a labelled sample, in both directions: its box in the unlabelled patch, or, as often, the box of the
-    unlabelled patch in it. A batch of one unlabelled sample can be mixed with labelled ones only.
+    unlabelled patch in it. A batch of one unlabelled sample can be mixed with labelled ones only, and without labelled
+    ones there are boxes of unlabelled ones only.
 
     Args:
         batch_size: B, unlabelled.
-        labeled_batch_size: L, labelled, at least 1.
+        labeled: rows of the labelled batch that may be partners.
         spatial_shape: of the patches, in voxels.
         generator: on the CPU; the only source of randomness.
         device: of the result.
@@ -71,11 +72,12 @@ def draw_mix(
     partner, from_labeled = [], []
     for index in range(batch_size):
         mixed, exchanged, inside = (torch.rand(3, generator=generator) < torch.tensor([share, exchange, 0.5])).tolist()
+        exchanged = exchanged and len(labeled) > 0
         if mixed and (exchanged or batch_size > 1):
             own[index][_draw_box(spatial_shape, edge, generator)] = False
             if exchanged and inside:
                 own[index].logical_not_()
-        partner.append(index % labeled_batch_size if exchanged else (index + 1) % batch_size)
+        partner.append(labeled[index % len(labeled)] if exchanged else (index + 1) % batch_size)
         from_labeled.append(exchanged)
     return Mix(own.to(device), tuple(partner), tuple(from_labeled))
 

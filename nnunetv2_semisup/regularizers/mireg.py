@@ -107,7 +107,8 @@ class MIReg(Regularizer):
         )
         trained = geometry(transformed)
         valid = None if step.valid is None else geometry(step.valid)
-        mix = self.settings.mixing.draw(step) if self.is_weak_to_strong and self.settings.mixing.share > 0 else None
+        mixes = self.is_weak_to_strong and self.settings.mixing.share > 0
+        mix = self.settings.mixing.draw(self.facts, step) if mixes else None
         if mix is not None:
             assert step.labeled is not None  # trains beside supervised training only
             trained = mix(trained, step.labeled.images)

@@ -46,7 +46,7 @@ def learn_from_plain_view(
     """
     assert step.labeled is not None  # trains beside supervised training only
     labels = PseudoLabels.of(facts, answered, settings)
-    mix = mixing.draw(step)
+    mix = mixing.draw(facts, step)
     truth, known = facts.truth(step.labeled.target, labels.target.shape[1])
     valid = mix.valid(step.valid, known)
     logits, _ = step.student(mix(strong, step.labeled.images), ())

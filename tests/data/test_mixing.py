@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fast
 CPU = torch.device("cpu")
 
 
-def draw(seed=0, batch=2, labeled=2, shape=(9, 12, 6), share=1.0, exchange=0.5, edge=0.67):
+def draw(seed=0, batch=2, labeled=(0, 1), shape=(9, 12, 6), share=1.0, exchange=0.5, edge=0.67):
     generator = torch.Generator().manual_seed(seed)
     return draw_mix(batch, labeled, shape, generator, CPU, share=share, exchange=exchange, edge=edge)
 
@@ -55,6 +55,16 @@ def test_shares():
 def test_a_single_sample_is_mixed_with_labelled_ones_only():
     assert draw(batch=1, exchange=0.0).own.all()
     assert not draw(batch=1, exchange=1.0).own.all()
+
+
+def test_partners_are_the_named_labelled_samples_and_without_any_the_unlabelled_ones():
+    mixes = [draw(seed, batch=3, labeled=(1,)) for seed in range(20)]
+    lent = [mix.partner[sample] for mix in mixes for sample in range(3) if mix.labeled[sample]]
+    assert set(lent) == {1}
+    assert len(lent) > 15
+    without = [draw(seed, labeled=()) for seed in range(20)]
+    assert not any(any(mix.labeled) for mix in without)
+    assert not any(mix.own.flatten(1).all(1).any() for mix in without)
 
 
 def test_masks_and_targets_mix_as_images_do():

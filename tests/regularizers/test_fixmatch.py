@@ -76,6 +76,27 @@ def test_voxels_without_a_label_teach_nothing():
     assert all(term == 0 for term in regularizer(step).terms.values())
 
 
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_boxes_come_from_labelled_patches_that_are_mostly_annotated(has_regions):
+    network = network_of()
+    facts = facts_of(network, has_regions=has_regions, ignore_label=3)
+    regularizer = build("fixmatch", facts, LABELED_ONLY)
+    sparse, dense = labeled_batch(facts).target.split(1)
+    if has_regions:  # the channel behind the regions marks what is not annotated
+        sparse, dense = (torch.cat([row, torch.zeros_like(row[:, :1])], dim=1) for row in (sparse, dense))
+        sparse[:, 3:, 2:] = 1
+    else:
+        sparse[:, :, 2:] = 3
+    labeled = replace(labeled_batch(facts), target=torch.cat([sparse, dense]))
+    step = step_of(network, regularizer, random_views(), labeled=labeled)
+    seen = []
+    student = step.student
+    regularizer(replace(step, student=lambda x, taps: (seen.append(x), student(x, taps))[1]))
+    shares = [(seen[0] == image).all(1).float().mean() for image in labeled.images[:, None]]
+    assert shares[0] == 0
+    assert shares[1] > 0.1
+
+
 def test_more_unlabelled_than_labelled_patches():
     network, teacher, regularizer = weak_strong(changes=LABELED_ONLY)
     step = step_of(network, regularizer, random_views(batch=3), teacher=teacher)
