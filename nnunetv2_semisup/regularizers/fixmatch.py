@@ -8,7 +8,7 @@ from nnunetv2_semisup.configuration.settings import SemiSupervisedSettings
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabelSettings
-from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
+from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, confident_alarm, foreground_alarm
 from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 from nnunetv2_semisup.regularizers.weak_to_strong import learn_from_plain_view
 
@@ -68,7 +68,5 @@ class FixMatch(Regularizer):
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Collapse, and a teacher that is never confident."""
-        found = foreground_alarm(signs["foreground"], "lower pseudo_label.cross_entropy and pseudo_label.dice")
-        if signs["confident"] == 0:
-            found.append("no pseudo-label is confident, so nothing is learnt from them: lower pseudo_label.threshold")
-        return found
+        collapsed = foreground_alarm(signs["foreground"], "lower pseudo_label.cross_entropy and pseudo_label.dice")
+        return [*collapsed, *confident_alarm(signs["confident"])]

@@ -19,7 +19,13 @@ from nnunetv2_semisup.losses.entropy import entropy_loss
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import PseudoLabelSettings
-from nnunetv2_semisup.regularizers.signs import foreground_alarm, foreground_share, mean_confidence, overlap
+from nnunetv2_semisup.regularizers.signs import (
+    confident_alarm,
+    foreground_alarm,
+    foreground_share,
+    mean_confidence,
+    overlap,
+)
 from nnunetv2_semisup.regularizers.weak_to_strong import learn_from_plain_view
 
 _TEACHER_SIGNS = ("agreement", "divergence")
@@ -75,8 +81,8 @@ class DistillationSettings(Section):
         description="Of the divergence of form kl: KL(teacher || student) or KL(student || teacher)."
     )
     view: Literal["same", "other"] = Field(
-        description="Intensity draw of the unlabelled patches that the teacher sees: the student's or another one; in "
-        "entropy.form weak_to_strong always the plain one."
+        description="Intensity draw of the unlabelled patches that the teacher sees: the student's or another one; "
+        "with entropy.form weak_to_strong it sees the plain one."
     )
 
 
@@ -150,6 +156,11 @@ class MixedKD(Regularizer):
             raise SemiSupervisedError(
                 "kd.view = 'other' is of unlabelled patches, which the teacher does not see with kd.domain = 'dense'; "
                 "set kd.domain=all, or kd.view=same"
+            )
+        if settings.kd.view == "other" and settings.entropy.form == "weak_to_strong":
+            raise SemiSupervisedError(
+                "kd.view = 'other' has no meaning with entropy.form = 'weak_to_strong', where the teacher sees the "
+                "plain view; set kd.view=same"
             )
         if settings.kd.form == "legacy" and outline.has_regions:
             raise SemiSupervisedError(
@@ -275,8 +286,9 @@ class MixedKD(Regularizer):
         return dict(zip(_TEACHER_SIGNS, values, strict=True))
 
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
-        """Collapse; departure of weak from dense; decoders that are copies; confidence without agreement."""
-        return [*self._collapse(signs), *self._copies(signs), *self._overconfidence(signs)]
+        """Collapse; departure of weak from dense; copies; confidence without agreement; nothing sure at all."""
+        unsure = confident_alarm(signs.get("confident", 1.0))
+        return [*self._collapse(signs), *self._copies(signs), *self._overconfidence(signs), *unsure]
 
     def _collapse(self, signs: Mapping[str, float]) -> list[str]:
         if "foreground" not in signs:
@@ -294,9 +306,13 @@ class MixedKD(Regularizer):
     def _copies(self, signs: Mapping[str, float]) -> list[str]:
         if signs.get("divergence", 1.0) >= COPY:
             return []
+        if self.is_weak_to_strong:
+            advice = "; teacher.weight=0 with kd.weight=0 saves its time"
+        else:
+            advice = " and the entropy acts alone; try kd.domain=all with kd.view=other"
         return [
             f"the two decoders say the same (their divergence is {signs['divergence']:.1%} of the student's entropy), "
-            "so the teacher teaches nothing and the entropy acts alone; try kd.domain=all with kd.view=other"
+            f"so the teacher teaches nothing{advice}"
         ]
 
     def _overconfidence(self, signs: Mapping[str, float]) -> list[str]:

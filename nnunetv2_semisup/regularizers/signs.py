@@ -52,3 +52,10 @@ def foreground_alarm(share: float, advice: str) -> list[str]:
         f"the network predicts {seen} on the unlabelled patches; unless the images are like that, it has collapsed: "
         f"{advice}"
     ]
+
+
+def confident_alarm(share: float) -> list[str]:
+    """One sentence where no pseudo-label is sure enough to count."""
+    if share > 0:
+        return []
+    return ["no pseudo-label is confident, so nothing is learnt from them: lower pseudo_label.threshold"]

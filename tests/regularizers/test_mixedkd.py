@@ -268,6 +268,14 @@ def test_decoders_that_are_copies_are_said(divergence, alarmed):
     assert any("two decoders say the same" in alarm and "kd.view=other" in alarm for alarm in alarms) == alarmed
 
 
+def test_what_is_said_of_copies_and_of_unsure_answers_from_a_plain_to_a_strong_view():
+    regularizer = method(STRONG)
+    (alarm,) = regularizer.alarms({"divergence": COPY / 2, "confident": 0.1})
+    assert "teacher.weight=0 with kd.weight=0" in alarm
+    (alarm,) = regularizer.alarms({"divergence": 1.0, "confident": 0.0})
+    assert "lower pseudo_label.threshold" in alarm
+
+
 def test_the_divergence_is_0_for_copies_and_a_share_of_the_entropy_otherwise():
     regularizer = method(EVERYWHERE)
     same = regularizer.labeled(logits(2, 3, 4), logits(2, 3, 4), 1).signs
@@ -301,6 +309,7 @@ def test_confidence_that_rises_while_agreement_falls_is_said_within_the_window_a
         ({"kd": {"form": "legacy"}}, True, "set kd.form=kl or brier"),
         ({"kd": {"form": "legacy"}}, False, None),
         ({"kd": {"view": "other"}}, False, "set kd.domain=all, or kd.view=same"),
+        ({"kd": {"view": "other", "domain": "all"}} | STRONG, False, "has no meaning .* set kd.view=same"),
         ({"teacher": {"weight": 0.0}, "kd": {"weight": 0.0}}, False, None),
     ],
 )
