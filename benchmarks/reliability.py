@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import add
 
-import calibration
+import calibration_bins
 import matplotlib as mpl
 from matplotlib import pyplot
 from mixed_supervision import LABELED, run_name
@@ -38,7 +38,7 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "reliability"
     figure, axes = pyplot.subplots(figsize=(5, 4.4), layout="constrained")
     axes.plot([0, 1], [0, 1], color="0.7", lw=1)
-    found = calibration.read(RESULTS / calibration.csv_name(NUMBER))
+    found = calibration_bins.read(RESULTS / calibration_bins.csv_name(NUMBER))
     for run, name in RUNS.items():
         seeds = [bins for key, bins in found.items() if key[0] == run and key[3] == "border"]
         if seeds:

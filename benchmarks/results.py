@@ -17,7 +17,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import calibration
+import calibration_bins
 import mixed_supervision
 import numpy as np
 import numpy.typing as npt
@@ -133,7 +133,7 @@ def mixed_table(folder: Path, data: Dataset) -> str:
 
 def calibration_table(folder: Path, data: Dataset) -> str:
     """Every run with a file of its bins: errors of calibration and overconfidence, means over the seeds."""
-    found = calibration.read(folder / calibration.csv_name(data.number))
+    found = calibration_bins.read(folder / calibration_bins.csv_name(data.number))
     heads = [f"{name}, {region}" for region in ("all voxels", "border") for name in ("ECE", "overconfidence")]
     lines = [_row("run", "seeds", *heads), _rule(6)]
     for run in [*data.main, *(row.run for row in MIXTURES)]:
@@ -141,7 +141,7 @@ def calibration_table(folder: Path, data: Dataset) -> str:
         if not seeds:
             continue
         cells = []
-        for region in calibration.REGIONS:
+        for region in calibration_bins.REGIONS:
             bins = [value for key, value in found.items() if key[0] == run and key[3] == region]
             cells += [f"{np.mean([b.error for b in bins]):.4f}", f"{np.mean([b.overconfidence for b in bins]):+.4f}"]
         lines.append(_row(f"`{run}`", str(len(seeds)), *cells))
