@@ -183,8 +183,8 @@ class Step:
             independent intensity draws.
         valid: False where a patch lies outside its image, [B, 1, *spatial]; None where nothing does.
         student: the network that is trained, with gradient.
-        teacher: its EMA copy or the second decoder on its encoder, without gradient; present where the regularizer
-            asks for it.
+        teacher: its EMA copy, without gradient; present where the regularizer asks for it.
+        second_decoder: another decoder on its encoder, without gradient; present where the regularizer asks for it.
         peer: the second network, with gradient; present where the regularizer asks for it.
         labeled: the labelled batch, whose supervised loss is not the regularizer's business; None in a pre-training
             without labels.
@@ -203,6 +203,7 @@ class Step:
     valid: Tensor | None
     student: Forward
     teacher: Forward | None
+    second_decoder: Forward | None
     peer: Forward | None
     labeled: Labeled | None
     pseudo_label: Tensor | None
@@ -251,7 +252,7 @@ class Regularizer(nn.Module, ABC):
     """Whether it asks for the student's features of the labelled batch."""
 
     needs_second_decoder: bool = False
-    """Whether its teacher is a second decoder on the student's encoder, optimised as nnU-Net's own network."""
+    """Whether it asks for a second decoder on the student's encoder, optimised as nnU-Net's own network."""
 
     rounds: RoundSettings | None = None
     """How often the unlabelled cases are predicted and stored as pseudo-labels; None: never."""

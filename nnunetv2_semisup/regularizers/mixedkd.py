@@ -26,6 +26,7 @@ from nnunetv2_semisup.regularizers.signs import (
     mean_confidence,
     overlap,
 )
+from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 from nnunetv2_semisup.regularizers.weak_to_strong import learn_from_plain_view
 
 _TEACHER_SIGNS = ("agreement", "divergence")
@@ -92,8 +93,9 @@ class ConfidenceSettings(Section):
     weight: Weight = Field(description="Weight of what makes its prediction certain.")
     form: Literal["shannon", "pseudo_label", "weak_to_strong"] = Field(
         description="shannon: mean entropy of the prediction as a share of its maximum; pseudo_label: cross-entropy "
-        "with its own decision, where that is sure enough; weak_to_strong: of unlabelled patches, its sure decisions "
-        "on a plain view are labels of a strong one with mixed patches, as in FixMatch; of labelled rows as shannon."
+        "with its own decision, where that is sure enough; weak_to_strong: of unlabelled patches, what its moving "
+        "average says surely of a plain view is the label of a strong one with mixed patches, as in FixMatch; of "
+        "labelled rows as shannon."
     )
     domain: Literal["weak", "all"] = Field(
         description="Rows that it is computed on: sparse and unlabelled ones, or the dense ones too."
@@ -101,7 +103,10 @@ class ConfidenceSettings(Section):
 
 
 class MixedKDSettings(SemiSupervisedSettings):
-    """Settings of nnUNetTrainerMixedKD. `mixing` and all but the threshold of `pseudo_label` are those of one form."""
+    """Settings of nnUNetTrainerMixedKD.
+
+    `mixing`, `ema` and all but the threshold of `pseudo_label` are those of the form weak_to_strong.
+    """
 
     data: MixedDataSettings
     teacher: SecondDecoderSettings
@@ -110,6 +115,7 @@ class MixedKDSettings(SemiSupervisedSettings):
     entropy: ConfidenceSettings
     pseudo_label: PseudoLabelSettings
     mixing: MixingSettings
+    ema: EMATeacherSettings
 
 
 class MixedKD(Regularizer):
@@ -131,6 +137,7 @@ class MixedKD(Regularizer):
         self.is_weak_to_strong = settings.entropy.form == "weak_to_strong"
         if self.is_weak_to_strong:
             self.views = ("plain", "strong")
+            self.ema_decay = settings.ema.decay
         else:
             self.views = ("stock",) if settings.kd.view == "same" else ("stock", "stock")
         self.needs_second_decoder = settings.teacher.weight > 0
@@ -205,10 +212,10 @@ class MixedKD(Regularizer):
         return Outcome(terms | taught.terms, signs | taught.signs)
 
     def _weak_to_strong(self, step: Step) -> Outcome:
-        """Of strong, mixed patches: what the student itself and the teacher say of the plain ones."""
+        """Of strong, mixed patches: what the student's moving average and the teacher say of the plain ones."""
         plain, strong = step.views
-        with torch.no_grad():
-            answered, _ = step.student(plain, ())
+        assert step.teacher is not None  # asked for
+        answered, _ = step.teacher(plain, ())
         settings = self.settings
         learnt = learn_from_plain_view(self.facts, step, answered, strong, settings.pseudo_label, settings.mixing)
         signs = self._signs(learnt.logits, learnt.own) | {"confident": learnt.confident}
@@ -219,8 +226,8 @@ class MixedKD(Regularizer):
         """What the student's logits learn of unlabelled patches from the teacher, which sees this view of them."""
         if not self.teaches_everywhere:
             return Outcome({})
-        assert step.teacher is not None  # asked for
-        teacher, _ = step.teacher(view, ())
+        assert step.second_decoder is not None  # asked for
+        teacher, _ = step.second_decoder(view, ())
         term = self.distillation(student, teacher, valid)
         return Outcome({"kd": term}, self._signs_beside(student, teacher, valid))
 

@@ -25,7 +25,7 @@ MEND = "make room or mend the permissions, then run the same command with --c"
 
 def section_of(trainer: Any) -> dict[str, Any]:
     """Everything of ours in a training between two epochs, as plain tensors, numbers, texts, lists and dicts."""
-    modules = {"heads": trainer.heads, "teacher": trainer.teacher, "peer": trainer.peer}
+    modules = {name: getattr(trainer, name) for name in ("heads", "teacher", "second_decoder", "peer")}
     return {
         "format": FORMAT,
         "method": trainer.method(),
@@ -53,11 +53,13 @@ def restore(trainer: Any, section: Mapping[str, Any]) -> None:
         trainer.head_optimizer.load_state_dict(section["optimizers"]["heads"])
     if trainer.peer is not None:
         trainer.peer.load_state_dict(modules["peer"])
-    if trainer.teacher is not None and "teacher" not in modules:
-        raise SemiSupervisedError(
-            "the checkpoint holds no weights of the teacher's decoder, so this training cannot go on from it; continue "
-            "from another one, or start anew from its weights with -pretrained_weights"
-        )
+    if trainer.second_decoder is not None:
+        if "second_decoder" not in modules:
+            raise SemiSupervisedError(
+                "the checkpoint holds no weights of the teacher's decoder, so this training cannot go on from it; "
+                "continue from another one, or start anew from its weights with -pretrained_weights"
+            )
+        trainer.second_decoder.load_state_dict(modules["second_decoder"])
     if "teacher" in modules:
         if trainer.teacher is None:
             trainer.teacher = make_teacher(unwrapped(trainer.network))

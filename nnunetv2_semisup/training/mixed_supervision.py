@@ -127,7 +127,7 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
 
     def labeled_backward(self, data: Tensor, target: Any, keys: Sequence[str], factor: float) -> Tensor:
         """The losses of both decoders on their rows, and the weak terms of the labelled rows."""
-        if self.teacher is None and not self.annotation.sparse and not self._has_labeled_terms:
+        if self.second_decoder is None and not self.annotation.sparse and not self._has_labeled_terms:
             return super().labeled_backward(data, target, keys, factor)
         order = sorted(range(len(keys)), key=lambda row: str(keys[row]) in self.annotation.sparse)
         n_dense = sum(str(key) not in self.annotation.sparse for key in keys)
@@ -138,8 +138,8 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
             data,
             target,
             n_dense,
-            self._local_network if self.teacher is None else unwrapped(self.network),
-            self.teacher,
+            self._local_network if self.second_decoder is None else unwrapped(self.network),
+            self.second_decoder,
             factor=factor,
             autocast=self._autocast(),
             scaled=self._scaled,

@@ -115,9 +115,11 @@ def _write_model(
 def _make_stock(checkpoint: dict[str, Any], modules: dict[str, Any], weights: Weights, file: Path) -> None:
     """Turn a checkpoint of ours into one that nnU-Net's own trainer could have written, in place."""
     if weights == "teacher":
-        if "teacher" not in modules:
+        # MixedKD's teacher is a decoder of its own, whatever else has been averaged beside it.
+        teacher = modules.get("second_decoder", modules.get("teacher"))
+        if teacher is None:
             raise SemiSupervisedError(f"{file} holds no teacher: its method has none; use --weights student")
-        checkpoint["network_weights"] = modules["teacher"]
+        checkpoint["network_weights"] = teacher
     stock_log = LocalLogger().get_checkpoint()
     checkpoint["logging"] = {key: value for key, value in checkpoint["logging"].items() if key in stock_log}
     checkpoint["init_args"]["plans"] = _without_section(checkpoint["init_args"]["plans"])

@@ -95,6 +95,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.settings: Settings = self.requested
         self._looked_for_cases = need_unlabeled
         self.teacher: nn.Module | None = None
+        self.second_decoder: nn.Module | None = None
         self.peer: nn.Module | None = None
         self.heads = nn.ModuleList()
         self._regularizers: list[Regularizer] = []
@@ -150,8 +151,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self._build_regularizers()
             if any(regularizer.needs_peer for regularizer in self._regularizers):
                 self.peer = build_peer(self)
-            if self._has_second_decoder:
-                self.teacher = build_second_decoder(self)
+            if any(regularizer.needs_second_decoder for regularizer in self._regularizers):
+                self.second_decoder = build_second_decoder(self)
         self._plan_rounds()
         self._fresh_weights = fingerprint(self.network)
 
@@ -346,7 +347,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         return self._unlabeled_pass.backward(
             batch,
             labeled,
-            Networks(unwrapped(self.network), self.teacher, self.peer),
+            Networks(unwrapped(self.network), self.teacher, self.second_decoder, self.peer),
             factor=factor,
             progress=self.current_epoch / self.num_epochs,
             number=self.optimizer_steps,
@@ -359,8 +360,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
     def _step_optimizers(self) -> None:
         """Average over processes, clip networks and heads each apart, step all, move the teacher."""
         networks = [list(network.parameters()) for network in (self.network, self.peer) if network is not None]
-        if self._has_second_decoder and self.teacher is not None:
-            networks.append(own_parameters(self.teacher))
+        if self.second_decoder is not None:
+            networks.append(own_parameters(self.second_decoder))
         heads = list(self.heads.parameters())
         average_gradients([*chain.from_iterable(networks), *heads])
         optimizers = [(self.optimizer, networks)]
@@ -386,10 +387,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
     def _draws_unlabeled(self) -> bool:
         has_terms = any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
         return has_terms and bool(self.cases.unlabeled)
-
-    @property
-    def _has_second_decoder(self) -> bool:
-        return any(regularizer.needs_second_decoder for regularizer in self._regularizers)
 
     @property
     def _reads_labeled_features(self) -> bool:

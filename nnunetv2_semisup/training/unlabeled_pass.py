@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnunetv2_semisup.data.views import View
 from nnunetv2_semisup.losses.precision import without_autocast
-from nnunetv2_semisup.regularizers.base import Labeled, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Forward, Labeled, Regularizer, Step
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import summed
 from nnunetv2_semisup.training.run_log import EpochMeans
@@ -66,12 +66,14 @@ class Networks:
 
     Attributes:
         student: nnU-Net's own.
-        teacher: its EMA copy or the second decoder on its encoder, where a regularizer asks for one.
+        teacher: its EMA copy, where a regularizer asks for one.
+        second_decoder: a network with another decoder on its encoder, where a regularizer asks for one.
         peer: the second network, where a regularizer asks for one.
     """
 
     student: nn.Module
     teacher: nn.Module | None = None
+    second_decoder: nn.Module | None = None
     peer: nn.Module | None = None
 
 
@@ -136,7 +138,8 @@ class UnlabeledPass:
             Step,
             valid=None if bool(batch["valid"].all()) else batch["valid"].to(device, non_blocking=True),
             student=partial(self._student, networks.student, tapped, patch_voxels),
-            teacher=None if networks.teacher is None else partial(self._teacher, networks.teacher, patch_voxels),
+            teacher=self._without_gradient(networks.teacher, patch_voxels),
+            second_decoder=self._without_gradient(networks.second_decoder, patch_voxels),
             peer=None if networks.peer is None else partial(self._student, networks.peer, tapped, patch_voxels),
             labeled=labeled,
             pseudo_label=None if labels is None else labels.to(device, non_blocking=True),
@@ -186,12 +189,16 @@ class UnlabeledPass:
             tapped.extend(outputs)
         return outputs[0], outputs[1:]
 
-    @torch.no_grad()
-    def _teacher(
-        self, network: nn.Module, patch_voxels: int, x: Tensor, taps: Sequence[int]
-    ) -> tuple[Tensor, list[Tensor]]:
-        self.cost.count(patches(x, patch_voxels), gradient=False)
-        return self.forward(network, x, tuple(taps))
+    def _without_gradient(self, network: nn.Module | None, patch_voxels: int) -> Forward | None:
+        if network is None:
+            return None
+
+        @torch.no_grad()
+        def forward(x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+            self.cost.count(patches(x, patch_voxels), gradient=False)
+            return self.forward(network, x, tuple(taps))
+
+        return forward
 
 
 def patches(x: Tensor, patch_voxels: int) -> float:

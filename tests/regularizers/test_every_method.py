@@ -50,8 +50,7 @@ def test_terms_are_alive_and_reach_student_and_heads_but_not_the_teacher(method,
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_steps_lower_the_weighted_sum(method):
     network, regularizer, views = toy(method)
-    # A second decoder that says what the student says would leave nothing to learn.
-    teacher, values = None if regularizer.needs_second_decoder else make_teacher(network), []
+    teacher, values = make_teacher(network), []
     optimizer = torch.optim.AdamW([*network.parameters(), *regularizer.parameters()], lr=1e-3)
     for _ in range(20):
         outcome = regularizer(step_of(network, regularizer, views, seed=3, teacher=teacher))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.distillation import double_softmax_divergence, kl_divergence
 from nnunetv2_semisup.losses.entropy import entropy_loss
+from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import forward_with_features
 from nnunetv2_semisup.networks.second_decoder import on_one_encoder
 from nnunetv2_semisup.regularizers.mixedkd import COPY, DEPARTURE, WINDOW
@@ -40,7 +40,7 @@ def test_unlabelled_terms_are_the_divergence_from_the_second_decoder_and_the_ent
     teacher = on_one_encoder(network, network_of(seed=1))
     regularizer = build("mixedkd", facts_of(network, has_regions=has_regions), EVERYWHERE)
     view = random_views()[0]
-    outcome = regularizer(step_of(network, regularizer, (view,), teacher=teacher))
+    outcome = regularizer(step_of(network, regularizer, (view,), second_decoder=teacher))
     student, taught = (forward_with_features(n, view, ())[0] for n in (network, teacher))
     torch.testing.assert_close(outcome.terms["kd"], kl_divergence(taught, student, regions=has_regions))
     torch.testing.assert_close(outcome.terms["entropy"], entropy_loss(student, regions=has_regions))
@@ -58,22 +58,22 @@ def test_the_teacher_may_see_another_view():
     teacher = on_one_encoder(network, network_of(seed=1))
     regularizer = build("mixedkd", facts_of(network), {"kd": {"domain": "all", "view": "other"}})
     first, second = random_views()
-    term = regularizer(step_of(network, regularizer, (first, second), teacher=teacher)).terms["kd"]
+    term = regularizer(step_of(network, regularizer, (first, second), second_decoder=teacher)).terms["kd"]
     student, taught = forward_with_features(network, first, ())[0], forward_with_features(teacher, second, ())[0]
     torch.testing.assert_close(term, kl_divergence(taught, student))
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
-def test_weak_to_strong_is_fixmatch_with_the_student_as_its_own_teacher(has_regions):
+def test_weak_to_strong_is_fixmatch_beside_the_other_terms(has_regions):
     network = network_of()
     facts = facts_of(network, has_regions=has_regions)
     pseudo_label = {"pseudo_label": {"threshold": 0.5}}
     ours = build("mixedkd", facts, STRONG | ENTROPY_ALONE | pseudo_label)
     fixmatch = build("fixmatch", facts, pseudo_label)
     views = random_views()
-    step = step_of(network, ours, views)
-    answered = replace(step_of(network, fixmatch, views), teacher=partial(forward_with_features, network))
-    outcome, expected = ours(step), fixmatch(answered)
+    average = make_teacher(network_of(seed=1))
+    outcome, expected = (r(step_of(network, r, views, teacher=average)) for r in (ours, fixmatch))
+    assert ours.ema_decay == fixmatch.ema_decay == 0.99
     assert outcome.terms.keys() == expected.terms.keys() == ours.weights.keys() - {"kd"}
     for name, term in outcome.terms.items():
         torch.testing.assert_close(term, expected.terms[name])
@@ -89,8 +89,9 @@ def test_weak_to_strong_teaches_the_voxels_that_both_views_show():
     step = step_of(network, regularizer, (plain, strong))
     step = replace(
         step,
-        student=lambda x, _: (student if torch.is_grad_enabled() else 5 * teacher, seen.append(x)),
-        teacher=lambda x, _: (teacher, seen.append(x)),
+        student=lambda x, _: (student, seen.append(x)),
+        teacher=lambda x, _: (5 * teacher, seen.append(x)),
+        second_decoder=lambda x, _: (teacher, seen.append(x)),
     )
     terms = regularizer(step).terms
     assert seen[0] is plain
@@ -120,7 +121,7 @@ def test_property_12_without_the_weak_rows_in_its_domain_no_unlabelled_patch_rea
     regularizer = method({"kd": {"domain": "dense"}})
     student = logits(2, 3, 4, 4, 4).requires_grad_()
     views = random_views()[:1]
-    step = replace(step_of(network_of(), regularizer, views), student=lambda *_: (student, []), teacher=None)
+    step = replace(step_of(network_of(), regularizer, views), student=lambda *_: (student, []), second_decoder=None)
     outcome = regularizer(step)
     assert outcome.terms.keys() == {"entropy"}
     assert regularizer.weights["kd"] == 0
@@ -223,7 +224,7 @@ def trained(kd: float, entropy: float) -> tuple[float, float, list[str]]:
     regularizer = method({"kd": {"weight": kd, "domain": "all"}, "entropy": {"weight": entropy}})
     optimizer = torch.optim.Adam(student.parameters(), lr=0.1)
     step = step_of(network_of(), regularizer, random_views()[:1])
-    step = replace(step, student=lambda *_: (student.logits, []), teacher=lambda *_: (teacher, []))
+    step = replace(step, student=lambda *_: (student.logits, []), second_decoder=lambda *_: (teacher, []))
     for _ in range(200):
         outcome = regularizer(step)
         loss = sum(regularizer.weights[name] * term for name, term in outcome.terms.items())

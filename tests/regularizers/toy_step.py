@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from nnunetv2_semisup.methods import methods, trainer_class
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import Levels, forward_with_features
 from nnunetv2_semisup.networks.second_decoder import on_one_encoder
-from nnunetv2_semisup.regularizers.base import Facts, Labeled, Outline, Regularizer, Step
+from nnunetv2_semisup.regularizers.base import Facts, Forward, Labeled, Outline, Regularizer, Step
 from tests.networks.networks import plain
 
 
@@ -57,6 +58,7 @@ def step_of(
     teacher: nn.Module | None = None,
     seed: int = 0,
     reduce: Any = lambda joint: joint,
+    second_decoder: nn.Module | None = None,
     peer: nn.Module | None = None,
     labeled: Labeled | None = None,
     progress: float = 0.5,
@@ -66,13 +68,8 @@ def step_of(
     if regularizer.ema_decay is not None and teacher is None:
         teacher = make_teacher(network)
 
-    if regularizer.needs_second_decoder and teacher is None:
-        teacher = on_one_encoder(network, network_of(regularizer.facts.dim, seed=9))
-
-    def teach(x: Tensor, taps: Any) -> Any:
-        with torch.no_grad():
-            return forward_with_features(teacher, x, taps)
-
+    if regularizer.needs_second_decoder and second_decoder is None:
+        second_decoder = on_one_encoder(network, network_of(regularizer.facts.dim, seed=9))
     labeled = labeled_batch(regularizer.facts) if labeled is None else labeled
     if regularizer.needs_labeled_features:
         _, (features,) = forward_with_features(network, labeled.images, (-1,))
@@ -85,7 +82,8 @@ def step_of(
         views=views,
         valid=valid,
         student=partial(forward_with_features, network),
-        teacher=teach if regularizer.needs_second_decoder or regularizer.ema_decay is not None else None,
+        teacher=None if teacher is None else _without_gradient(teacher),
+        second_decoder=None if second_decoder is None else _without_gradient(second_decoder),
         peer=None if peer is None else partial(forward_with_features, peer),
         labeled=labeled,
         pseudo_label=stored,
@@ -94,6 +92,14 @@ def step_of(
         generator=torch.Generator().manual_seed(seed),
         reduce=reduce,
     )
+
+
+def _without_gradient(network: nn.Module) -> Forward:
+    @torch.no_grad()
+    def forward(x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        return forward_with_features(network, x, taps)
+
+    return forward
 
 
 def random_views(dim: int = 3, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:

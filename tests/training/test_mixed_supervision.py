@@ -171,7 +171,7 @@ def test_without_a_split_the_cases_of_nnunets_fold_are_sorted(in_mixed):
 
 def test_property_1_zero_weights_and_no_sparse_case_equal_stock(in_toy):
     ours = Recorded(in_toy.trainer(NAME, ZERO, plans_name="zero_mixed"))
-    assert ours.trainer.teacher is None
+    assert ours.trainer.second_decoder is None
     assert_equal(ours, stock(in_toy))
 
 
@@ -200,7 +200,7 @@ def test_forms_and_ablations_train(in_mixed, name, changes):
     settings["training"] = settings["training"] | {"num_epochs": 1}
     trainer = in_mixed.trainer(NAME, settings, plans_name=name)
     trainer.run_training()
-    assert (trainer.teacher is None) == (changes is ZERO)
+    assert (trainer.second_decoder is None) == (changes is ZERO)
     assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
 
 
@@ -251,10 +251,10 @@ def test_either_decoder_is_exported_as_a_stock_model(trained, tmp_path, weights)
     export_model(Path(trained.output_folder_base), tmp_path / "model", None, weights, as_zip=False)
     predictor = predictor_of(tmp_path / "model")
     predictor.network.load_state_dict(predictor.list_of_parameters[0], strict=True)
-    source = trained.network if weights == "student" else trained.teacher
+    source = trained.network if weights == "student" else trained.second_decoder
     for key, value in predictor.network.state_dict().items():
         assert torch.equal(value, source.state_dict()[key]), key
-    other = trained.teacher if weights == "student" else trained.network
+    other = trained.second_decoder if weights == "student" else trained.network
     assert not torch.equal(
         predictor.network.decoder.seg_layers[-1].weight.detach(), other.decoder.seg_layers[-1].weight.detach()
     )
@@ -263,8 +263,8 @@ def test_either_decoder_is_exported_as_a_stock_model(trained, tmp_path, weights)
 def test_property_3_the_optimiser_holds_every_parameter_once(trained):
     held = [id(p) for group in trained.optimizer.param_groups for p in group["params"]]
     assert len(held) == len(set(held))
-    assert set(held) == {id(p) for p in (*trained.network.parameters(), *own_parameters(trained.teacher))}
-    assert trained.teacher.encoder is trained.network.encoder
+    assert set(held) == {id(p) for p in (*trained.network.parameters(), *own_parameters(trained.second_decoder))}
+    assert trained.second_decoder.encoder is trained.network.encoder
 
 
 def test_a_checkpoint_without_the_teacher_is_refused_and_the_export_says_so(trained, mixed, tmp_path):
@@ -272,7 +272,7 @@ def test_a_checkpoint_without_the_teacher_is_refused_and_the_export_says_so(trai
     shutil.copytree(trained.output_folder_base, folder)
     file = folder / "fold_0" / "checkpoint_final.pth"
     content = torch.load(file, weights_only=False)
-    del content["semisup"]["modules"]["teacher"]
+    del content["semisup"]["modules"]["second_decoder"]
     torch.save(content, file)
     with pytest.raises(SemiSupervisedError, match="holds no teacher"):
         export_model(folder, tmp_path / "out", None, "teacher", as_zip=False)

@@ -42,7 +42,7 @@ def losses(trainer: Any) -> list[float]:
 def assert_same(ours: Any, theirs: Any, keys: tuple[str, ...] = ("samples", "gradient_samples", "epochs")) -> None:
     """Losses, weights, log, and these entries of the cost."""
     assert losses(ours) == losses(theirs)
-    for name in ("network", "heads", "teacher", "peer"):
+    for name in ("network", "heads", "teacher", "second_decoder", "peer"):
         a, b = (getattr(trainer, name) for trainer in (ours, theirs))
         assert (a is None) == (b is None)
         if a is not None:

@@ -154,10 +154,12 @@ def test_pretrained_weights_reach_network_and_teacher(in_toy, name, pretrained):
     assert all(torch.equal(value, expected[key]) for key, value in network.items() if ".seg_layers." not in key)
     if trainer.teacher is not None:
         teacher = trainer.teacher.state_dict()
-        # A second decoder that starts like the first would have nothing to teach.
-        shared = [key for key in teacher if key.startswith("encoder.") or not trainer._has_second_decoder]
-        assert shared
-        assert all(torch.equal(teacher[key], network[key]) for key in shared)
+        assert all(torch.equal(teacher[key], network[key]) for key in teacher)
+    if trainer.second_decoder is not None:
+        # One that starts like the first would have nothing to teach.
+        second = trainer.second_decoder.state_dict()
+        same = {key for key in second if torch.equal(second[key], network[key])}
+        assert {key for key in second if key.startswith("encoder.")} <= same < set(second)
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -265,7 +267,7 @@ def test_devices_and_half_precision(rows, case, key, monkeypatch):
         again.run_training()
     assert again.current_epoch == 2
     assert isinstance(again.grad_scaler, torch.amp.GradScaler)
-    for module in filter(None, (again.network, again.teacher, again.peer, again.heads)):
+    for module in filter(None, (again.network, again.teacher, again.second_decoder, again.peer, again.heads)):
         assert all(gpu.holds(parameter) and torch.isfinite(parameter).all() for parameter in module.parameters())
 
 

@@ -98,14 +98,14 @@ class _StandIn:
         return cls(facts, in_channels, labels.num_segmentation_heads)
 
     def samples(self, regularizer: Regularizer, cases: int) -> float:
-        """How many patches a step with so many unlabelled cases sends through student, teacher and peer."""
+        """How many patches a step with so many unlabelled cases sends through all networks."""
         counted: list[float] = []
-        has_teacher = regularizer.ema_decay is not None or regularizer.needs_second_decoder
         step = Step(
             views=tuple(self._zeros(cases, self.in_channels) for _ in regularizer.views),
             valid=None,
             student=self._network(counted),
-            teacher=self._network(counted) if has_teacher else None,
+            teacher=self._network(counted) if regularizer.ema_decay is not None else None,
+            second_decoder=self._network(counted) if regularizer.needs_second_decoder else None,
             peer=self._network(counted) if regularizer.needs_peer else None,
             labeled=self._labeled(),
             pseudo_label=self._zeros(cases, 1).to(torch.int16) if regularizer.rounds is not None else None,
