@@ -35,7 +35,7 @@ from nnunetv2_semisup.methods import methods
 DENSE, LABELED = 4, 16
 BUDGETS = {"slices": "0.1", "scribbles": "0.01"}
 """Share of the voxels of a sparse case that stay annotated."""
-PAPER = ["kd.domain=dense", "entropy.form=shannon"]
+PAPER = ["entropy.form=shannon"]
 ARMS: dict[str, tuple[str, list[str]]] = {
     "partial": ("labeledonly", []),
     "both": ("mixedkd", []),
@@ -43,11 +43,11 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "paper-decoders": ("mixedkd", [*PAPER, "kd.weight=0", "entropy.weight=0"]),
     "paper-kd": ("mixedkd", [*PAPER, "entropy.weight=0"]),
     "paper-entropy": ("mixedkd", [*PAPER, "kd.weight=0"]),
-    "paper-everywhere": ("mixedkd", ["kd.domain=all", "entropy.form=shannon"]),
-    "paper-everywhere-view": ("mixedkd", ["kd.domain=all", "entropy.form=shannon", "kd.view=other"]),
-    "pseudo": ("mixedkd", ["kd.domain=dense", "entropy.form=pseudo_label"]),
-    "strong": ("mixedkd", ["kd.domain=dense", "entropy.form=weak_to_strong"]),
-    "strong-everywhere": ("mixedkd", ["kd.domain=all", "entropy.form=weak_to_strong"]),
+    "paper-everywhere": ("mixedkd", [*PAPER, "kd.domain=all"]),
+    "paper-everywhere-view": ("mixedkd", [*PAPER, "kd.domain=all", "kd.view=other"]),
+    "pseudo": ("mixedkd", ["entropy.form=pseudo_label"]),
+    "one-decoder": ("mixedkd", ["kd.weight=0", "teacher.weight=0"]),
+    "everywhere": ("mixedkd", ["kd.domain=all"]),
     "fixmatch": ("fixmatch", []),
     "dense": ("labeledonly", []),
 }

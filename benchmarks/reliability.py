@@ -25,7 +25,6 @@ RUNS = {
     BASE: "LabeledOnly, 4 dense cases",
     run_name("partial", "slices"): "partial loss, and 12 with slices",
     run_name("both", "slices"): "MixedKD",
-    run_name("strong", "slices"): "MixedKD, from a plain to a strong view",
     run_name("paper", "slices"): "MixedKD, the paper's terms",
     run_name("paper-entropy", "slices"): "the paper's entropy alone",
     run_name("paper-kd", "slices"): "the paper's distillation alone",

@@ -59,7 +59,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "crosslevel, consistency": ("nnUNetTrainerCrossLevel", {**FULL, "contrast": {"weight": 0.0}}),
     "localcontrast": ("nnUNetTrainerLocalContrast", FULL),
     "mixedkd": ("nnUNetTrainerMixedKD", FULL),
-    "mixedkd, kd on dense rows": ("nnUNetTrainerMixedKD", {**FULL, "kd": {"domain": "dense"}}),
+    "mixedkd, the paper's entropy": ("nnUNetTrainerMixedKD", {**FULL, "entropy": {"form": "shannon"}}),
 }
 
 

@@ -21,13 +21,15 @@ from tests.regularizers.toy_step import build, facts_of, network_of, outline_of,
 
 pytestmark = pytest.mark.fast
 
+PAPER = {"entropy": {"form": "shannon"}}
 ENTROPY_ALONE = {"kd": {"weight": 0.0}}
 EVERYWHERE = {"kd": {"domain": "all"}}
 STRONG = {"entropy": {"form": "weak_to_strong"}}
 
 
 def method(changes=None, **facts):
-    return build("mixedkd", facts_of(network_of(), **facts), changes)
+    """With the paper's form of the entropy, unless the changes name another."""
+    return build("mixedkd", facts_of(network_of(), **facts), merged(PAPER, changes or {}))
 
 
 def logits(*shape, seed=0):
@@ -38,7 +40,7 @@ def logits(*shape, seed=0):
 def test_unlabelled_terms_are_the_divergence_from_the_second_decoder_and_the_entropy(has_regions):
     network = network_of()
     teacher = on_one_encoder(network, network_of(seed=1))
-    regularizer = build("mixedkd", facts_of(network, has_regions=has_regions), EVERYWHERE)
+    regularizer = build("mixedkd", facts_of(network, has_regions=has_regions), PAPER | EVERYWHERE)
     view = random_views()[0]
     outcome = regularizer(step_of(network, regularizer, (view,), second_decoder=teacher))
     student, taught = (forward_with_features(n, view, ())[0] for n in (network, teacher))
@@ -46,7 +48,10 @@ def test_unlabelled_terms_are_the_divergence_from_the_second_decoder_and_the_ent
     torch.testing.assert_close(outcome.terms["entropy"], entropy_loss(student, regions=has_regions))
 
 
-def test_it_asks_for_one_view_and_a_second_decoder():
+def test_it_asks_for_a_second_decoder_and_the_views_and_the_average_of_its_form():
+    regularizer = build("mixedkd", facts_of(network_of()))
+    assert (regularizer.views, regularizer.needs_second_decoder) == (("plain", "strong"), True)
+    assert regularizer.ema_decay == regularizer.settings.ema.decay
     regularizer = method()
     assert (regularizer.views, regularizer.needs_second_decoder, regularizer.ema_decay) == (("stock",), True, None)
     assert method({"kd": {"domain": "all", "view": "other"}}).views == ("stock", "stock")
@@ -56,7 +61,7 @@ def test_it_asks_for_one_view_and_a_second_decoder():
 def test_the_teacher_may_see_another_view():
     network = network_of()
     teacher = on_one_encoder(network, network_of(seed=1))
-    regularizer = build("mixedkd", facts_of(network), {"kd": {"domain": "all", "view": "other"}})
+    regularizer = build("mixedkd", facts_of(network), PAPER | {"kd": {"domain": "all", "view": "other"}})
     first, second = random_views()
     term = regularizer(step_of(network, regularizer, (first, second), second_decoder=teacher)).terms["kd"]
     student, taught = forward_with_features(network, first, ())[0], forward_with_features(teacher, second, ())[0]

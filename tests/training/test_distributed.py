@@ -30,6 +30,7 @@ SAME_DRAWS = {
     "bimpretrain": STILL,
     "localcontrast": {"contrast": {"pseudo_labels": "rounds", "least_voxels": 1}},
     "mireg": UNMIXED,
+    "mixedkd": UNMIXED,
     "uamt": {"uncertainty": {"noise": 0.0, "start": 1.0, "end": 1.0}},
 }
 """A process draws for its own samples alone: settings that leave nothing to the draw, and no voxel or window out."""

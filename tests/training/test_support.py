@@ -25,6 +25,7 @@ TRAINERS = sorted(methods().values())
 SEMI_SUPERVISED = [name for name in TRAINERS if name != "nnUNetTrainerLabeledOnly"]
 UNSURE: dict[str, dict[str, Any]] = {
     "nnUNetTrainerFixMatch": {"pseudo_label": {"threshold": 0.0}},
+    "nnUNetTrainerMixedKD": {"pseudo_label": {"threshold": 0.0}},
     "nnUNetTrainerUAMT": {"uncertainty": {"start": 1.0}},
 }
 """Two steps make no network sure of anything; methods that learn from sure answers alone get by with less here."""
@@ -231,9 +232,9 @@ DEVICE_CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, UNSURE.get(n
         "nnUNetTrainerMixedKD",
         {"kd": {"domain": "all", "view": "other"}, "entropy": {"form": "pseudo_label"}},
     ),
-    "strong": (
+    "everywhere": (
         "nnUNetTrainerMixedKD",
-        {"kd": {"domain": "all"}, "entropy": {"form": "weak_to_strong"}, "pseudo_label": {"threshold": 0.0}},
+        {"kd": {"domain": "all"}, "pseudo_label": {"threshold": 0.0}},
     ),
     "released": ("nnUNetTrainerBIM", {"boundary": {"form": "released"}}),
 }
