@@ -157,8 +157,13 @@ def start_loader(
         return SingleThreadedAugmenter(loader, None)
     template = copy.copy(loader)
     template.streams = loader.streams.spawn()
+    return start_workers(template, num_processes, pin_memory)
+
+
+def start_workers(loader: DataLoader, num_processes: int, pin_memory: bool) -> NonDetMultiThreadedAugmenter:
+    """A loader of batchgenerators' in processes of its own, with nnU-Net's settings, which `stop_loader` ends."""
     augmenter = NonDetMultiThreadedAugmenter(
-        template, None, num_processes, num_cached=max(3, num_processes), pin_memory=pin_memory, wait_time=0.002
+        loader, None, num_processes, num_cached=max(3, num_processes), pin_memory=pin_memory, wait_time=0.002
     )
     _RUNNING.add(augmenter)
     augmenter.restart()

@@ -32,34 +32,27 @@ class BothOutputs(NamedTuple):
     """What two decoders say of one batch.
 
     Attributes:
-        student: outputs of the student's decoder on all rows, full resolution first, with gradient.
-        teacher: the same of the teacher's, on the dense rows alone.
-        beyond: full-resolution logits of the teacher's decoder on the rows after them, without gradient; None where
-            there are none, or where they are not wanted.
+        student: outputs of the student's decoder, full resolution first, with gradient.
+        teacher: the same of the teacher's, with or without gradient.
     """
 
     student: list[Tensor]
     teacher: list[Tensor]
-    beyond: Tensor | None
 
 
-def forward_both(student: nn.Module, teacher: nn.Module, x: Tensor, n_dense: int, beyond: bool) -> BothOutputs:
+def forward_both(student: nn.Module, teacher: nn.Module, x: Tensor, teacher_learns: bool) -> BothOutputs:
     """Both decoders on one pass of the encoder that they share.
 
     Args:
         student: a U-Net of nnU-Net's, not wrapped.
         teacher: from `on_one_encoder` with it.
-        x: images [B, C, *spatial], dense rows first.
-        n_dense: how many of them the teacher's decoder sees with gradient, at least 1.
-        beyond: whether it predicts the others too.
+        x: images [B, C, *spatial].
+        teacher_learns: whether the teacher's decoder takes part with gradient.
     """
     skips: list[Tensor] = student.encoder(x)  # type: ignore[operator]
-    theirs = _outputs(teacher, [skip[:n_dense] for skip in skips])
-    others = None
-    if beyond and n_dense < len(x):
-        with torch.no_grad():
-            others = _outputs(teacher, [skip[n_dense:] for skip in skips])[0]
-    return BothOutputs(_outputs(student, skips), theirs, others)
+    with torch.set_grad_enabled(teacher_learns and torch.is_grad_enabled()):
+        theirs = _outputs(teacher, skips)
+    return BothOutputs(_outputs(student, skips), theirs)
 
 
 def _outputs(network: nn.Module, skips: list[Tensor]) -> list[Tensor]:

@@ -45,11 +45,11 @@ SURER, APART = 0.01, 0.1
 
 
 class MixedDataSettings(DataSettings):
-    """Which cases are used, and how many rows of a labelled batch are dense."""
+    """Which cases are used, and how many sparse patches there are beside the dense ones."""
 
-    dense_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="Share of dense rows in a labelled batch where there are sparse cases; at least one row is dense, "
-        "and one sparse."
+    dense_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="Share of dense patches among the labelled ones of a step, where there are sparse cases: beside "
+        "nnU-Net's batch, which is of dense cases, there are as many sparse patches as that takes, at least one."
     )
 
 
@@ -63,7 +63,7 @@ class SparseSettings(Section):
     """Sparse labels."""
 
     weight: Weight = Field(
-        description="Weight of a sparse row in the student's supervised loss, relative to that of a dense row."
+        description="Weight of the student's supervised loss on sparse patches, beside that on dense ones."
     )
 
 
@@ -123,8 +123,8 @@ class MixedKD(Regularizer):
 
     Liu, Desrosiers, Ben Ayed, Dolz, "Segmentation with mixed supervision: confidence maximization helps knowledge
     distillation", Medical Image Analysis 83 (2023) 102670; Dolz et al., IPMI 2021. The teacher is a second decoder on
-    the student's encoder, supervised on dense rows alone. `forward` has the terms of unlabelled patches, `labeled` the
-    same terms of the labelled batch, from the outputs that its supervised losses read. Departures: the teacher is
+    the student's encoder, supervised on dense rows alone. `forward` has the terms of unlabelled patches, `dense` and
+    `sparse` those of the labelled ones, from the outputs that their supervised losses read. Departures: the teacher is
     detached (the released script: gradient into both decoders, which `kd.form=legacy` brings back); it may teach on all
     rows (`kd.domain=all`; the paper: on dense ones); means over voxels in place of sums; a warm-up and a ramp.
     """
@@ -192,12 +192,14 @@ class MixedKD(Regularizer):
 
     @property
     def labeled_weights(self) -> Mapping[str, float]:
-        """Of the labelled batch."""
-        return {"kd_labeled": self.settings.kd.weight, "entropy_labeled": self.settings.entropy.weight}
+        """Of the labelled batches."""
+        kd, entropy = self.settings.kd, self.settings.entropy
+        weights = {"kd_dense": kd.weight, "kd_sparse": kd.weight * self.teaches_everywhere}
+        return weights | {"entropy_dense": entropy.weight * (entropy.domain == "all"), "entropy_sparse": entropy.weight}
 
     @property
     def labeled_sign_names(self) -> tuple[str, ...]:
-        """Signs that `labeled` adds to those of the unlabelled patches."""
+        """Signs that the labelled batches add to those of the unlabelled patches."""
         return ("foreground_dense", *_TEACHER_SIGNS * (self.distils and not self.teaches_everywhere))
 
     def forward(self, step: Step) -> Outcome:
@@ -231,26 +233,32 @@ class MixedKD(Regularizer):
         term = self.distillation(student, teacher, valid)
         return Outcome({"kd": term}, self._signs_beside(student, teacher, valid))
 
-    def labeled(self, student: Tensor, teacher: Tensor | None, n_dense: int) -> Outcome:
-        """The terms of a labelled batch. A term without a row is left out.
+    def dense(self, student: Tensor, teacher: Tensor | None) -> Outcome:
+        """The terms of a dense batch.
 
         Args:
-            student: full-resolution logits [B, C, *spatial], dense rows first, with gradient.
-            teacher: the same of the teacher's decoder, of the dense rows at least; None without a teacher.
-            n_dense: number of dense rows, at least 1.
+            student: full-resolution logits [B, C, *spatial], with gradient.
+            teacher: the same of the teacher's decoder; None without a teacher.
         """
-        weak = student[n_dense:]
-        terms, signs = {}, {"foreground_dense": foreground_share(self.facts, student[:n_dense].detach(), None)}
-        if len(weak):
-            signs |= self._signs(weak, None)
+        terms, signs = {}, {"foreground_dense": foreground_share(self.facts, student.detach(), None)}
         if self.distils:
             assert teacher is not None  # refused by `check`
-            taught = student if self.teaches_everywhere else student[:n_dense]
-            terms["kd_labeled"] = self.distillation(taught, teacher[: len(taught)])
-            signs |= self._signs_beside(taught, teacher[: len(taught)], None)
-        sure = student if self.settings.entropy.domain == "all" else weak
-        if self.settings.entropy.weight > 0 and len(sure):
-            terms["entropy_labeled"] = self.uncertainty(sure)
+            terms["kd_dense"] = self.distillation(student, teacher)
+            if not self.teaches_everywhere:
+                signs |= self._signs_beside(student, teacher, None)
+        if self.labeled_weights["entropy_dense"] > 0:
+            terms["entropy_dense"] = self.uncertainty(student)
+        return Outcome(terms, signs)
+
+    def sparse(self, student: Tensor, teacher: Tensor | None) -> Outcome:
+        """The terms of a sparse batch; args as those of `dense`, the teacher's where it teaches everywhere."""
+        terms, signs = {}, self._signs(student, None)
+        if self.teaches_everywhere:
+            assert teacher is not None  # asked for
+            terms["kd_sparse"] = self.distillation(student, teacher)
+            signs |= self._signs_beside(student, teacher, None)
+        if self.labeled_weights["entropy_sparse"] > 0:
+            terms["entropy_sparse"] = self.uncertainty(student)
         return Outcome(terms, signs)
 
     def distillation(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:

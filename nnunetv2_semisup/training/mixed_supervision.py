@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from nnunetv2_semisup.data.annotation import (
     Annotated,
@@ -18,29 +17,30 @@ from nnunetv2_semisup.data.annotation import (
     sort_by_annotation,
 )
 from nnunetv2_semisup.data.folders import load_dataset_json, preprocessed_identifiers, resolve_configuration
-from nnunetv2_semisup.data.mixed_loader import mix_rows
+from nnunetv2_semisup.data.loader import process_budget, stop_loader
 from nnunetv2_semisup.data.selection import RunCases, select_cases
+from nnunetv2_semisup.data.sparse_loader import sparse_loader, sparse_rows
 from nnunetv2_semisup.data.splits import stock_fold
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.features import unwrapped
 from nnunetv2_semisup.networks.second_decoder import forward_both
 from nnunetv2_semisup.regularizers.mixedkd import MixedKD
-from nnunetv2_semisup.training.distributed import is_distributed
 from nnunetv2_semisup.training.labeled_pass import LabeledPass
 from nnunetv2_semisup.training.partial_loss import PartialLoss
 from nnunetv2_semisup.training.preflight import Place
-from nnunetv2_semisup.training.trainer import SemiSupervisedTrainer
+from nnunetv2_semisup.training.trainer import SemiSupervisedTrainer, on_device
 
 
 class MixedSupervisionTrainer(SemiSupervisedTrainer):
     """A training on dense, sparse and missing labels, or on any two of them with the dense ones.
 
     Sparse cases are labelled cases with nnU-Net's ignore label. The trainer finds them by the share of annotated voxels
-    unless the split file names them, and lets every labelled batch hold both kinds. Without any, and with every weight
-    of the method at 0, it is nnU-Net's own training.
+    unless the split file names them. nnU-Net's batch is of the dense cases, and one of sparse cases comes beside it.
+    Without any, and with every weight of the method at 0, it is nnU-Net's own training.
     """
 
     annotation = Annotation()
+    dataloader_sparse: Any = None
 
     def find_cases(
         self, place: Place, plans: dict[str, Any], configuration: str, fold: int | str, need_unlabeled: bool
@@ -81,17 +81,8 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
         annotated = complete(labeled) if ignore_label is None else read_annotated(folder, labeled, ignore_label)
         annotation = sort_by_annotation(annotated, cases.dense, cases.sparse)
         if annotation.sparse:
-            self._refuse_small_batch(int(resolved.batch_size))
             self._refuse_unknown_classes(annotated, annotation)
         return annotation
-
-    def _refuse_small_batch(self, batch_size: int) -> None:
-        processes = distributed.get_world_size() if is_distributed() else 1
-        if batch_size // processes < 2:
-            raise SemiSupervisedError(
-                f"a batch has {batch_size // processes} patch per process, and one dense and one sparse are needed; "
-                "raise batch_size in the plans, or train on fewer GPUs"
-            )
 
     def _refuse_unknown_classes(self, annotated: dict[str, Annotated], annotation: Annotation) -> None:
         """The teacher would teach that they do not exist; without distillation the sparse labels teach them."""
@@ -111,40 +102,56 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
         known = partial(regularizer.facts.known, classes=self.label_manager.num_segmentation_heads)
         sparse_loss = PartialLoss(self._build_loss(), known, self._background_is_known)
         forward = torch.compile(forward_both) if self._do_i_compile() else forward_both
-        return LabeledPass(regularizer, self.loss, sparse_loss, forward, self._means, self.cost)
+        return LabeledPass(
+            regularizer, self.loss, sparse_loss, forward, self._means, self.cost, self._autocast, self._scaled
+        )
 
     @property
     def _background_is_known(self) -> bool:
         return not self.annotation.sparse or self.annotation.without_background != self.annotation.sparse
 
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """As nnU-Net, without the sparse cases: its batches are dense."""
+        train, val = super().get_tr_and_val_datasets()
+        train.identifiers = [case for case in train.identifiers if case not in self.annotation.sparse]
+        return train, val
+
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """As the engine; where there are sparse cases, nnU-Net's labelled loader draws dense and sparse rows."""
-        loaders = super().get_dataloaders()
-        if self.annotation.sparse:
-            share = self.settings.data.dense_share  # type: ignore[attr-defined]
-            mix_rows(loaders[0], self.label_manager, self.probabilistic_oversampling, self.annotation.sparse, share)
+        """As the engine; where there are sparse cases, a loader of theirs beside them within the same budget."""
+        if not self.annotation.sparse:
+            return super().get_dataloaders()
+        with process_budget(1 / 3) as processes:
+            loaders = super().get_dataloaders()
+        self.dataloader_sparse = sparse_loader(
+            loaders[0],
+            self.dataset_class(self.preprocessed_dataset_folder, list(self.annotation.sparse)),
+            sparse_rows(int(self.batch_size), self.settings.data.dense_share),  # type: ignore[attr-defined]
+            self.label_manager,
+            self.probabilistic_oversampling,
+            processes,
+            self.device.type == "cuda",
+        )
         return loaders
 
-    def labeled_backward(self, data: Tensor, target: Any, keys: Sequence[str], factor: float) -> Tensor:
-        """The losses of both decoders on their rows, and the weak terms of the labelled rows."""
+    def run_training(self) -> None:
+        """As the engine, which knows nothing of the sparse loader."""
+        try:
+            super().run_training()
+        finally:
+            if self.dataloader_sparse is not None:
+                stop_loader(self.dataloader_sparse)
+
+    def labeled_backward(self, data: Tensor, target: Any, factor: float) -> Tensor:
+        """The losses of both decoders on their patches, and the weak terms of the labelled patches."""
         if self.second_decoder is None and not self.annotation.sparse and not self._has_labeled_terms:
-            return super().labeled_backward(data, target, keys, factor)
-        order = sorted(range(len(keys)), key=lambda row: str(keys[row]) in self.annotation.sparse)
-        n_dense = sum(str(key) not in self.annotation.sparse for key in keys)
-        if order != sorted(order):
-            data = data[order]
-            target = [level[order] for level in target] if isinstance(target, list) else target[order]
-        return self._labeled_pass.backward(
-            data,
-            target,
-            n_dense,
-            self._local_network if self.second_decoder is None else unwrapped(self.network),
-            self.second_decoder,
-            factor=factor,
-            autocast=self._autocast(),
-            scaled=self._scaled,
-            log_gradients=self._first_of_epoch,
-        )
+            return super().labeled_backward(data, target, factor)
+        student = self._local_network if self.second_decoder is None else unwrapped(self.network)
+        common = student, self.second_decoder, factor, self._first_of_epoch
+        loss = self._labeled_pass.dense(data, target, *common)
+        if self.dataloader_sparse is not None:
+            data, target = on_device(next(self.dataloader_sparse), self.device)
+            loss = loss + self._labeled_pass.sparse(data, target, *common)
+        return loss
 
     @property
     def _has_labeled_terms(self) -> bool:

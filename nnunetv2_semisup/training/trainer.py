@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -285,15 +285,14 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if not self.regularizers:
             return super().train_step(batch)  # type: ignore[no-any-return]
         self._zero_gradients()
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = _to(batch["target"], self.device)
+        data, target = on_device(batch, self.device)
         factor = self._ramp_factor()
         labeled = Labeled(data, target[0] if isinstance(target, list) else target)
         draws = factor > 0 and self._draws_unlabeled
         if draws and self._reads_labeled_features:
             loss = self._joint_backward(labeled, target, factor)
         else:
-            loss = self.labeled_backward(data, target, batch["keys"], factor)
+            loss = self.labeled_backward(data, target, factor)
             if draws:
                 self._unlabeled_backward(next(self.dataloader_unlabeled), labeled, factor)
         self._step_optimizers()
@@ -304,13 +303,12 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.head_optimizer is not None:
             self.head_optimizer.zero_grad(set_to_none=True)
 
-    def labeled_backward(self, data: Tensor, target: Any, keys: Sequence[str], factor: float) -> Tensor:
+    def labeled_backward(self, data: Tensor, target: Any, factor: float) -> Tensor:
         """Gradients of the labelled batch: nnU-Net's loss on every network that segments. Returns the first one's.
 
         Args:
             data: the batch [B, C, *spatial], on the device.
             target: nnU-Net's, on the device; a list of resolutions with deep supervision.
-            keys: the case of each row.
             factor: of the schedule, in [0, 1], for terms of a subclass on labelled rows.
         """
         loss = self._supervised_backward(self._local_network, data, target)
@@ -507,7 +505,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             record.write_text(json.dumps({"checkpoint": self._weights_of, "epoch": self.current_epoch}))
 
 
-def _to(target: Any, device: torch.device) -> Any:
-    if isinstance(target, list):
-        return [level.to(device, non_blocking=True) for level in target]
-    return target.to(device, non_blocking=True)
+def on_device(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Any]:
+    """Images and target of a batch of nnU-Net's; the target is a list of resolutions with deep supervision."""
+    target = batch["target"]
+    levels = [level.to(device, non_blocking=True) for level in (target if isinstance(target, list) else [target])]
+    return batch["data"].to(device, non_blocking=True), levels if isinstance(target, list) else levels[0]

@@ -41,41 +41,29 @@ def test_property_3_there_is_one_encoder_and_every_parameter_is_counted_once(bui
 def test_one_pass_equals_two(build, dim, deep):
     student, teacher = two(build, dim=dim, deep_supervision=deep)
     x = images(dim, batch=3)
-    both = forward_both(student, teacher, x, 2, beyond=True)
+    both = forward_both(student, teacher, x, True)
     ours, theirs = student(x), teacher(x)
     ours, theirs = (outputs if deep else [outputs] for outputs in (ours, theirs))
     assert len(both.student) == len(both.teacher) == len(ours)
-    for mine, expected in zip(both.student, ours, strict=True):
+    for mine, expected in zip((*both.student, *both.teacher), (*ours, *theirs), strict=True):
         assert torch.equal(mine, expected)
-    for mine, expected in zip(both.teacher, theirs, strict=True):
-        torch.testing.assert_close(mine, expected[:2])
-    torch.testing.assert_close(both.beyond, theirs[0][2:])
+        assert mine.requires_grad
 
 
-@pytest.mark.parametrize("n_dense", [1, 2, 3])
-def test_property_12_the_teacher_sees_no_row_beyond_the_dense_ones_unless_it_is_asked(n_dense):
+def test_a_teacher_that_does_not_learn_says_the_same_without_gradient():
     student, teacher = two()
-    seen: list[int] = []
-    teacher.decoder.stages[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    alone = forward_both(student, teacher, images(batch=3), n_dense, beyond=False)
-    assert seen == [n_dense]
-    assert alone.beyond is None
-    assert len(alone.student[0]) == 3
-    asked = forward_both(student, teacher, images(batch=3), n_dense, beyond=True)
-    assert seen == ([n_dense, n_dense, 3 - n_dense] if n_dense < 3 else [3, 3])
-    assert (asked.beyond is None) == (n_dense == 3)
-
-
-def test_the_teacher_has_gradient_on_dense_rows_alone():
-    student, teacher = two()
-    both = forward_both(student, teacher, images(batch=2), 1, beyond=True)
-    assert both.teacher[0].requires_grad
-    assert not both.beyond.requires_grad
+    x = images(batch=2)
+    still, learning = (forward_both(student, teacher, x, learns) for learns in (False, True))
+    assert still.student[0].requires_grad
+    assert not still.teacher[0].requires_grad
+    assert torch.equal(still.teacher[0], learning.teacher[0])
+    with torch.no_grad():
+        assert not forward_both(student, teacher, x, True).teacher[0].requires_grad
 
 
 def test_training_one_decoder_moves_the_encoder_of_both():
     student, teacher = two()
-    both = forward_both(student, teacher, images(), 2, beyond=False)
+    both = forward_both(student, teacher, images(), True)
     both.teacher[0].square().mean().backward()
     assert all(p.grad is not None for p in student.encoder.parameters())
     assert all(value.grad is None for value in student.decoder.seg_layers.parameters())
@@ -86,10 +74,11 @@ def test_one_graph_without_breaks():
     student, teacher = two()
     compiled = torch.compile(forward_both, backend="eager", fullgraph=True)
     x = images(batch=2)
-    both, expected = (call(student, teacher, x, 1, True) for call in (compiled, forward_both))
-    torch.testing.assert_close(both.student[0], expected.student[0])
-    torch.testing.assert_close(both.beyond, expected.beyond)
-    assert not both.beyond.requires_grad
+    for learns in (True, False):
+        both, expected = (call(student, teacher, x, learns) for call in (compiled, forward_both))
+        torch.testing.assert_close(both.student[0], expected.student[0])
+        torch.testing.assert_close(both.teacher[0], expected.teacher[0])
+        assert both.teacher[0].requires_grad == learns
 
 
 # ------------------------------------------------------------------ cost, on nnU-Net's own plan and without computing
@@ -124,9 +113,7 @@ def cost_of(call) -> tuple[float, float]:
     return counter.get_total_flops(), sum(kept.values())
 
 
-@pytest.mark.parametrize(("n_dense", "operations", "memory"), [(2, 1.71, 1.60), (1, 1.36, 1.30)])
-def test_property_17_operations_memory_and_parameters_are_those_of_one_more_decoder(n_dense, operations, memory):
-    """On all rows of a batch of two, and on one of them."""
+def test_property_17_operations_memory_and_parameters_are_those_of_one_more_decoder():
     student, teacher = planned(), planned()
     with torch.device("meta"):
         x = torch.empty(2, 1, 80, 192, 160)
@@ -134,11 +121,11 @@ def test_property_17_operations_memory_and_parameters_are_those_of_one_more_deco
     on_one_encoder(student, teacher)
 
     def both() -> list[torch.Tensor]:
-        outputs = forward_both(student, teacher, x, n_dense, beyond=False)
+        outputs = forward_both(student, teacher, x, True)
         return [*outputs.student, *outputs.teacher]
 
     together = cost_of(both)
-    assert together[0] / alone[0] == pytest.approx(operations, abs=0.02)
-    assert together[1] / alone[1] == pytest.approx(memory, abs=0.05)
+    assert together[0] / alone[0] == pytest.approx(1.71, abs=0.02)
+    assert together[1] / alone[1] == pytest.approx(1.60, abs=0.05)
     ours, theirs = (sum(p.numel() for p in ps) for ps in (student.parameters(), own_parameters(teacher)))
     assert theirs / ours == pytest.approx(0.54, abs=0.01)

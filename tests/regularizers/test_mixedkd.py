@@ -118,8 +118,8 @@ def test_the_teacher_teaches_on_strong_views_without_the_students_own_pseudo_lab
 def test_weak_to_strong_takes_the_weight_of_the_confidence():
     regularizer = method({"entropy": {"form": "weak_to_strong", "weight": 0.5}, "pseudo_label": {"dice": 3.0}})
     assert regularizer.weights == {"kd": 0.0, "pseudo_cross_entropy": 0.5, "pseudo_dice": 1.5}
-    weak = regularizer.labeled(logits(2, 3, 5, 5), logits(2, 3, 5, 5, seed=1), n_dense=1).terms["entropy_labeled"]
-    torch.testing.assert_close(weak, entropy_loss(logits(2, 3, 5, 5)[1:]))
+    student = logits(2, 3, 5, 5)
+    torch.testing.assert_close(regularizer.sparse(student, None).terms["entropy_sparse"], entropy_loss(student))
 
 
 def test_property_12_without_the_weak_rows_in_its_domain_no_unlabelled_patch_reaches_the_teacher():
@@ -130,27 +130,25 @@ def test_property_12_without_the_weak_rows_in_its_domain_no_unlabelled_patch_rea
     outcome = regularizer(step)
     assert outcome.terms.keys() == {"entropy"}
     assert regularizer.weights["kd"] == 0
-    assert regularizer.labeled_weights["kd_labeled"] > 0
+    assert regularizer.labeled_weights["kd_dense"] > 0 == regularizer.labeled_weights["kd_sparse"]
     assert outcome.signs.keys() == set(regularizer.sign_names)
 
 
-@pytest.mark.parametrize("n_dense", [1, 2, 4])
 @pytest.mark.parametrize("domain", ["all", "dense"])
 @pytest.mark.parametrize("sure", ["weak", "all"])
-def test_property_12_the_rows_of_a_labelled_batch_are_routed_by_domain(n_dense, domain, sure):
+def test_property_12_the_terms_of_labelled_patches_are_routed_by_domain(domain, sure):
     regularizer = method({"kd": {"domain": domain}, "entropy": {"domain": sure}})
     student, teacher = logits(4, 3, 5, 5), logits(4, 3, 5, 5, seed=1)
-    seen = teacher if domain == "all" else teacher[:n_dense]
-    outcome = regularizer.labeled(student, seen, n_dense)
-    taught = slice(None) if domain == "all" else slice(n_dense)
-    torch.testing.assert_close(outcome.terms["kd_labeled"], kl_divergence(teacher[taught], student[taught]))
-    rows = student if sure == "all" else student[n_dense:]
-    if len(rows):
-        torch.testing.assert_close(outcome.terms["entropy_labeled"], entropy_loss(rows))
-    else:
-        assert "entropy_labeled" not in outcome.terms
-    assert outcome.signs.keys() <= {*regularizer.sign_names, *regularizer.labeled_sign_names}
-    assert ("foreground" in outcome.signs) == (n_dense < 4)
+    kd, entropy = kl_divergence(teacher, student), entropy_loss(student)
+    dense = regularizer.dense(student, teacher)
+    sparse = regularizer.sparse(student, teacher if domain == "all" else None)
+    torch.testing.assert_close(dense.terms, {"kd_dense": kd} | ({"entropy_dense": entropy} if sure == "all" else {}))
+    torch.testing.assert_close(
+        sparse.terms, ({"kd_sparse": kd} if domain == "all" else {}) | {"entropy_sparse": entropy}
+    )
+    assert {name for name, weight in regularizer.labeled_weights.items() if weight > 0} == {*dense.terms, *sparse.terms}
+    assert dense.signs.keys() == set(regularizer.labeled_sign_names)
+    assert sparse.signs.keys() == set(regularizer.sign_names)
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
@@ -284,13 +282,13 @@ def test_what_is_said_of_copies_and_of_unsure_answers_from_a_plain_to_a_strong_v
 
 def test_the_divergence_is_0_for_copies_and_a_share_of_the_entropy_otherwise():
     regularizer = method(EVERYWHERE)
-    same = regularizer.labeled(logits(2, 3, 4), logits(2, 3, 4), 1).signs
+    same = regularizer.sparse(logits(2, 3, 4), logits(2, 3, 4)).signs
     assert same["divergence"] == pytest.approx(0, abs=1e-6)
     assert same["agreement"] == 1
     student, teacher = logits(2, 3, 4), logits(2, 3, 4, seed=1)
     p = student.softmax(1)
     expected = kl_divergence(teacher, student) / -(p * p.log()).sum(1).mean()
-    torch.testing.assert_close(regularizer.labeled(student, teacher, 1).signs["divergence"], expected)
+    torch.testing.assert_close(regularizer.sparse(student, teacher).signs["divergence"], expected)
 
 
 def test_confidence_that_rises_while_agreement_falls_is_said_within_the_window_alone():
@@ -332,6 +330,9 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(changes, regions, word
 
 def test_zero_weights_leave_their_terms_out():
     student, teacher = logits(2, 3, 4), logits(2, 3, 4, seed=1)
-    assert method(ENTROPY_ALONE).labeled(student, None, 1).terms.keys() == {"entropy_labeled"}
-    assert method({"entropy": {"weight": 0.0}}).labeled(student, teacher, 1).terms.keys() == {"kd_labeled"}
+    assert method(ENTROPY_ALONE).sparse(student, None).terms.keys() == {"entropy_sparse"}
+    assert not method(ENTROPY_ALONE).dense(student, None).terms
+    without_entropy = method({"entropy": {"weight": 0.0, "domain": "all"}})
+    assert without_entropy.dense(student, teacher).terms.keys() == {"kd_dense"}
+    assert not without_entropy.sparse(student, None).terms
     assert method({"entropy": {"weight": 0.3}}).weights["entropy"] == 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ def the_pass(changes: dict[str, Any] | None = None, with_dice: bool = True, **lo
     for each in (stock, sparse):
         each.weight_factors = (2 / 3, 1 / 3)
     return LabeledPass(
-        regularizer, stock, PartialLoss(sparse, known(), with_dice), forward_both, EpochMeans(), Cost()
+        regularizer, stock, PartialLoss(sparse, known(), with_dice), forward_both, EpochMeans(), Cost(), nullcontext,
+        lambda loss: loss,
     )  # fmt: skip
 
 
@@ -165,19 +167,22 @@ def two_networks() -> tuple[nn.Module, nn.Module]:
 
 
 def run(
-    labeled_pass: LabeledPass, n_dense: int, n_sparse: int, factor: float = 1.0, teacher: bool = True, **options: Any
+    labeled_pass: LabeledPass,
+    n_dense: int,
+    n_sparse: int,
+    factor: float = 1.0,
+    teacher: bool = True,
+    log: bool = False,
+    garbage: bool = False,
 ) -> tuple[Tensor, nn.Module, nn.Module]:
+    """Both batches; the losses' sum, and the networks with their gradients."""
     student, second = two_networks()
     data, targets = batch_of(n_dense, n_sparse)
-    loss = labeled_pass.backward(
-        data,
-        targets,
-        n_dense,
-        student,
-        second if teacher else None,
-        factor=factor,
-        **({"autocast": nullcontext(), "scaled": lambda loss: loss, "log_gradients": False} | options),
-    )
+    common = student, second if teacher else None, factor, log
+    loss = labeled_pass.dense(data[:n_dense], [t[:n_dense] for t in targets], *common)
+    if n_sparse:
+        sparse = [torch.zeros_like(t[n_dense:]) if garbage else t[n_dense:] for t in targets]
+        loss = loss + labeled_pass.sparse(data[n_dense:], sparse, *common)
     return loss, student, second
 
 
@@ -197,33 +202,42 @@ def test_property_1_without_weak_weights_teacher_and_sparse_rows_it_is_nnunets_l
         assert (ours is None and theirs is None) or torch.equal(ours, theirs)
 
 
-def test_the_students_loss_counts_rows_alike_and_dense_and_sparse_ones_apart():
+def test_the_students_loss_is_nnunets_of_dense_patches_and_the_weighted_one_of_sparse_patches():
     labeled_pass = the_pass({"sparse": {"weight": 0.5}})
-    loss, _, _ = run(labeled_pass, 1, 3, factor=0.0)
+    loss, found, _ = run(labeled_pass, 1, 3, factor=0.0, teacher=False)
     student, _ = two_networks()
     data, targets = batch_of(1, 3)
     outputs = student(data)
     dense = labeled_pass.loss([o[:1] for o in outputs], [t[:1] for t in targets])
     sparse = labeled_pass.sparse_loss([o[1:] for o in outputs], [t[1:] for t in targets])
-    torch.testing.assert_close(loss, (dense + 0.5 * 3 * sparse) / 4)
+    expected = dense + 0.5 * sparse
+    torch.testing.assert_close(loss, expected.detach())
+    expected.backward()
+    for ours, theirs in zip(gradients(found), gradients(student), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
-def test_property_12_labels_of_sparse_rows_never_reach_the_teacher():
+def test_property_12_labels_of_sparse_patches_never_reach_the_teacher():
     """Nor its decoder any gradient from what the student learns there."""
     found = []
     for garbage in (False, True):
-        labeled_pass, (student, teacher) = the_pass(), two_networks()
-        data, targets = batch_of(2, 2)
-        if garbage:
-            targets = [torch.cat([t[:2], torch.zeros_like(t[2:])]) for t in targets]
-        labeled_pass.backward(
-            data, targets, 2, student, teacher,
-            factor=1.0, autocast=nullcontext(), scaled=lambda loss: loss, log_gradients=False,
-        )  # fmt: skip
+        _, _, teacher = run(the_pass(), 2, 2, garbage=garbage)
         found.append([p.grad for p in own_parameters(teacher) if p.grad is not None])
     assert found[0]
     for ours, theirs in zip(*found, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_property_12_the_teacher_sees_sparse_patches_where_it_teaches_everywhere_alone():
+    for domain, batches in (("dense", [2]), ("all", [2, 1])):
+        seen: list[int] = []
+        labeled_pass = the_pass({"kd": {"domain": domain}})
+        student, teacher = two_networks()
+        teacher.decoder.stages[0].register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(len(inputs[0])))
+        data, targets = batch_of(2, 1)
+        labeled_pass.dense(data[:2], [t[:2] for t in targets], student, teacher, 1.0, False)
+        labeled_pass.sparse(data[2:], [t[2:] for t in targets], student, teacher, 1.0, False)
+        assert seen == batches
 
 
 @pytest.mark.parametrize("form", ["kl", "legacy"])
@@ -247,19 +261,20 @@ def test_property_11_the_weak_terms_read_the_full_resolution_alone():
     assert not torch.equal(*fine)
 
 
-@pytest.mark.parametrize(("domain", "passes"), [("all", (2, 3)), ("dense", (2, 2))])
-def test_costs_are_counted_as_passes_of_the_teacher_with_and_without_gradient(domain, passes):
+@pytest.mark.parametrize(("domain", "passes"), [("all", (3, 4)), ("dense", (3, 3))])
+def test_costs_are_passes_of_the_sparse_patches_and_of_the_teacher_with_and_without_gradient(domain, passes):
+    """The engine counts the student's pass of the dense ones."""
     labeled_pass = the_pass({"kd": {"domain": domain}})
     run(labeled_pass, 2, 1)
     assert (labeled_pass.cost.gradient_samples, labeled_pass.cost.samples) == passes
-    in_warmup = the_pass()
+    in_warmup = the_pass({"kd": {"domain": domain}})
     run(in_warmup, 2, 1, factor=0.0)
-    assert in_warmup.cost.samples == 2
+    assert in_warmup.cost.samples == 3
 
 
 def test_terms_signs_and_gradients_are_logged():
-    labeled_pass = the_pass()
-    run(labeled_pass, 1, 1, factor=0.5, log_gradients=True)
+    labeled_pass = the_pass({"kd": {"domain": "all"}, "entropy": {"domain": "all", "form": "shannon"}})
+    run(labeled_pass, 1, 1, factor=0.5, log=True)
     means = labeled_pass.means.take()
     for name, weight in labeled_pass.regularizer.labeled_weights.items():
         assert means[f"weighted/{name}"] == pytest.approx(0.5 * weight * means[f"raw/{name}"])
@@ -269,9 +284,10 @@ def test_terms_signs_and_gradients_are_logged():
 
 def test_property_18_mixed_precision_and_loss_scaling_leave_the_gradients_what_they_are():
     found = []
-    half = torch.autocast("cpu", dtype=torch.bfloat16)
-    for autocast, scale in ((nullcontext(), 1.0), (half, 1024.0)):
-        _, student, _ = run(the_pass(), 1, 1, autocast=autocast, scaled=lambda loss, scale=scale: scale * loss)
+    half = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    for autocast, scale in ((nullcontext, 1.0), (half, 1024.0)):
+        scaled = replace(the_pass(), autocast=autocast, scaled=lambda loss, scale=scale: scale * loss)
+        _, student, _ = run(scaled, 1, 1)
         found.append([p.grad / scale for p in student.parameters() if p.grad is not None])
     for whole, mixed in zip(*found, strict=True):
         if whole.norm() > 1e-3:
@@ -294,9 +310,9 @@ def test_a_loss_of_the_users_keeps_its_dice_or_is_refused():
 
 
 def step(rows: slice, wrap: bool) -> list[Tensor]:
-    """A labelled step as the engine does it, on these of four samples: two dense and two sparse ones, in turn.
+    """A labelled step as the engine does it, on these of two dense and of two sparse samples.
 
-    Both sparse rows are annotated in equally many voxels, since nnU-Net's cross-entropy is a mean over those.
+    Both sparse ones are annotated in equally many voxels, since nnU-Net's cross-entropy is a mean over those.
     """
     student, teacher = two_networks()
     wrapped = DistributedDataParallel(student) if wrap else student
@@ -304,13 +320,9 @@ def step(rows: slice, wrap: bool) -> list[Tensor]:
     values = labels(4, 16, 1.0)
     values[2:, :, ::2] = IGNORE
     targets = [values[..., ::step, ::step, ::step] for step in (1, 2)]
-    order = [0, 2, 1, 3] if wrap else [0, 1, 2, 3]
-    data, targets = data[order][rows], [t[order][rows] for t in targets]
     labeled_pass = the_pass(batch_dice=True, ddp=wrap)
-    labeled_pass.backward(
-        data, targets, len(data) // 2, student, teacher,
-        factor=1.0, autocast=nullcontext(), scaled=lambda loss: loss, log_gradients=False,
-    )  # fmt: skip
+    for call, samples in ((labeled_pass.dense, slice(2)), (labeled_pass.sparse, slice(2, 4))):
+        call(data[samples][rows], [t[samples][rows] for t in targets], student, teacher, 1.0, False)
     parameters = [*wrapped.parameters(), *own_parameters(teacher)]
     average_gradients(parameters)
     return [p.grad.clone() for p in parameters if p.grad is not None]
@@ -319,14 +331,14 @@ def step(rows: slice, wrap: bool) -> list[Tensor]:
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(step(slice(2 * rank, 2 * rank + 2), wrap=True), f"{folder}/{rank}.pt")
+    torch.save(step(slice(rank, rank + 1), wrap=True), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_property_18_two_processes_equal_one(tmp_path: Path):
     multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    whole = step(slice(0, 4), wrap=False)
+    whole = step(slice(0, 2), wrap=False)
     assert len(first) == len(whole) > 0
     for a, b, expected in zip(first, second, whole, strict=True):
         assert torch.equal(a, b)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_semisup import extension
 from nnunetv2_semisup.configuration.sources import merged
-from nnunetv2_semisup.data.mixed_loader import MixedDataLoader
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.second_decoder import own_parameters
 from nnunetv2_semisup.training.model_export import export_model
@@ -102,7 +100,7 @@ def test_all_three_kinds_train_and_every_term_is_logged(trained):
     rows = read_log(trained.run_log.file)
     assert not any(value for key, value in rows[0].items() if key.startswith("weighted/"))
     for row in rows[1:]:
-        for name in ("kd", "entropy", "kd_labeled", "entropy_labeled"):
+        for name in ("kd", "entropy", "kd_dense", "kd_sparse", "entropy_sparse"):
             assert float(row[f"weighted/{name}"]) > 0
             assert float(row[f"grad/{name}"]) > 0
         signs = {key.removeprefix("sign/") for key, value in row.items() if key.startswith("sign/") and value}
@@ -131,8 +129,8 @@ def test_dense_and_sparse_labels_need_no_unlabelled_case(changed):
     assert trainer.dataloader_unlabeled is None
     assert not row["weighted/kd"]
     assert not row["weighted/entropy"]
-    assert float(row["weighted/kd_labeled"]) > 0
-    assert float(row["weighted/entropy_labeled"]) > 0
+    for name in ("kd_dense", "kd_sparse", "entropy_sparse"):
+        assert float(row[f"weighted/{name}"]) > 0
     assert float(row["sign/foreground"]) >= 0
     (changed.dataset_folder / "splits_dense.json").write_text(json.dumps({"0": split | {"labeled": [*DENSE[:1]]}}))
     with pytest.raises(SemiSupervisedError, match="there is no unlabelled case"):
@@ -140,19 +138,24 @@ def test_dense_and_sparse_labels_need_no_unlabelled_case(changed):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_labelled_batch_has_a_dense_and_a_sparse_row(mixed, workers):
+def test_dense_batches_are_nnunets_and_sparse_ones_come_beside_them(mixed, workers):
     with mixed.active(workers=workers):
         trainer = mixed.trainer(NAME, with_split("mixed"), plans_name=f"rows_{workers}")
         trainer.on_train_start()
-        inner = trainer.dataloader_train.generator if workers else trainer.dataloader_train.data_loader
-        assert isinstance(inner, MixedDataLoader)
-        places = Counter()
-        for _ in range(12):
-            keys = [str(key) for key in next(trainer.dataloader_train)["keys"]]
-            assert sum(key in SPARSE for key in keys) == 1
-            places[keys[0] in SPARSE] += 1
-        assert len(places) == 2
+        for loader, cases in ((trainer.dataloader_train, {DENSE[0]}), (trainer.dataloader_sparse, {*SPARSE})):
+            batches = [next(loader) for _ in range(8)]
+            assert {len(batch["data"]) for batch in batches} == {trainer.batch_size}
+            assert {str(key) for batch in batches for key in batch["keys"]} == cases
+        sparse = batches[0]["target"][0]
+        assert 0 < float((sparse == IGNORE).float().mean()) < 1
         trainer.on_train_end()
+
+
+def test_the_share_of_dense_patches_sets_the_number_of_sparse_ones(in_mixed):
+    trainer = in_mixed.trainer(NAME, with_split("mixed", data={"dense_share": 0.67}), plans_name="share")
+    trainer.on_train_start()
+    assert (len(next(trainer.dataloader_train)["keys"]), len(next(trainer.dataloader_sparse)["keys"])) == (2, 1)
+    trainer.on_train_end()
 
 
 def test_the_split_may_name_a_case_that_the_share_would_call_sparse(in_mixed):
@@ -218,7 +221,8 @@ def test_sparse_regions_in_2d_train_with_the_dice_of_the_whole_batch(tmp_path):
     assert trainer.label_manager.has_regions
     assert trainer.configuration_manager.batch_dice
     for row in read_log(trainer.run_log.file):
-        assert all(float(row[f"weighted/{name}"]) > 0 for name in ("kd", "entropy", "kd_labeled", "entropy_labeled"))
+        for name in ("kd", "entropy", "kd_dense", "kd_sparse", "entropy_sparse"):
+            assert float(row[f"weighted/{name}"]) > 0
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -397,7 +401,9 @@ def test_an_ignore_label_that_is_not_the_highest(changed):
 def test_a_batch_of_one_patch(in_mixed):
     plans = in_mixed.plans()
     plans["configurations"]["3d_fullres"]["batch_size"] = 1
-    assert "one dense and one sparse are needed" in refused(in_mixed, with_split("mixed"), plans=plans)
+    trainer = in_mixed.trainer(NAME, with_split("mixed"), plans=plans, plans_name="one_patch")
+    trainer.run_training()
+    assert read_log(trainer.run_log.file)[-1]["weighted/entropy_sparse"]
 
 
 def test_a_sparse_case_in_a_dataset_without_an_ignore_label(in_toy):
