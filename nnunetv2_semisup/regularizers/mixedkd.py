@@ -30,7 +30,7 @@ from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 from nnunetv2_semisup.regularizers.weak_to_strong import learn_from_plain_view
 
 _TEACHER_SIGNS = ("agreement", "divergence")
-"""Signs of rows on which the student is taught."""
+"""Signs of patches on which the student is taught."""
 
 DEPARTURE = 10.0
 """Factor between the shares of foreground on weak and on dense patches above which the student counts as departed.
@@ -56,7 +56,7 @@ class MixedDataSettings(DataSettings):
 class SecondDecoderSettings(Section):
     """The teacher's decoder."""
 
-    weight: Weight = Field(description="Weight of nnU-Net's loss of its output on dense rows; 0: there is no teacher.")
+    weight: Weight = Field(description="Weight of nnU-Net's loss of it on dense patches; 0: there is no teacher.")
 
 
 class SparseSettings(Section):
@@ -72,7 +72,7 @@ class DistillationSettings(Section):
 
     weight: Weight = Field(description="Weight of the divergence of the student's prediction from the teacher's.")
     domain: Literal["all", "dense"] = Field(
-        description="Rows that it is computed on: all (dense, sparse, unlabelled), or the dense ones alone."
+        description="Patches that it is computed on: all (dense, sparse, unlabelled), or the dense ones alone."
     )
     form: Literal["kl", "brier", "legacy"] = Field(
         description="kl: Kullback-Leibler divergence; brier: mean squared difference of the probabilities; legacy: as "
@@ -95,10 +95,10 @@ class ConfidenceSettings(Section):
         description="shannon: mean entropy of the prediction as a share of its maximum; pseudo_label: cross-entropy "
         "with its own decision, where that is sure enough; weak_to_strong: of unlabelled patches, what its moving "
         "average says surely of a plain view is the label of a strong one with mixed patches, as in FixMatch; of "
-        "labelled rows as shannon."
+        "labelled patches as shannon."
     )
     domain: Literal["weak", "all"] = Field(
-        description="Rows that it is computed on: sparse and unlabelled ones, or the dense ones too."
+        description="Patches that it is computed on: sparse and unlabelled ones, or the dense ones too."
     )
 
 
@@ -123,10 +123,10 @@ class MixedKD(Regularizer):
 
     Liu, Desrosiers, Ben Ayed, Dolz, "Segmentation with mixed supervision: confidence maximization helps knowledge
     distillation", Medical Image Analysis 83 (2023) 102670; Dolz et al., IPMI 2021. The teacher is a second decoder on
-    the student's encoder, supervised on dense rows alone. `forward` has the terms of unlabelled patches, `dense` and
+    the student's encoder, supervised on dense patches alone. `forward` has the terms of unlabelled patches, `dense` and
     `sparse` those of the labelled ones, from the outputs that their supervised losses read. Departures: the teacher is
     detached (the released script: gradient into both decoders, which `kd.form=legacy` brings back); it may teach on all
-    rows (`kd.domain=all`; the paper: on dense ones); means over voxels in place of sums; a warm-up and a ramp.
+    patches (`kd.domain=all`; the paper: on dense ones); means over voxels in place of sums; a warm-up and a ramp.
     """
 
     Settings = MixedKDSettings
@@ -284,7 +284,7 @@ class MixedKD(Regularizer):
         return cross_entropy(student, self.facts.answer(decided), valid, sure.float(), regions)
 
     def _signs(self, student: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
-        """Of weak rows."""
+        """Of sparse or unlabelled patches."""
         student = student.detach()
         return {
             "foreground": foreground_share(self.facts, student, valid),
@@ -292,7 +292,7 @@ class MixedKD(Regularizer):
         }
 
     def _signs_beside(self, student: Tensor, teacher: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
-        """Of rows that are taught: overlap of the foregrounds, and divergence as a share of the student's entropy."""
+        """Where it is taught: overlap of the foregrounds, and divergence as a share of the student's entropy."""
         student, teacher, regions = student.detach(), teacher.detach(), self.facts.has_regions
         nats = entropy_loss(student, valid, regions) * math.log(2 if regions else student.shape[1])
         divergence = kl_divergence(teacher, student, valid, regions) / nats.clamp_min(torch.finfo(nats.dtype).tiny)

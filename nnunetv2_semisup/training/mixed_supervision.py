@@ -1,4 +1,4 @@
-"""The engine for labels of several kinds: dense and sparse rows in a batch, and a teacher's decoder for the dense."""
+"""The engine for labels of several kinds: sparse batches beside dense ones, and a teacher's decoder for the dense."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
             listed = ", ".join(f"{case} ({share:.1%})" for case, share in shares.items())
             self.print_to_log_file(f"{len(shares)} {kind} cases (annotated voxels): {listed}")
         if annotation.without_background:
-            rest = "" if self._background_is_known else ", so the Dice is left out of the loss of sparse rows"
+            rest = "" if self._background_is_known else ", so the Dice is left out of the loss of sparse patches"
             self.print_to_log_file(
                 f"{len(annotation.without_background)} sparse cases have no annotated background{rest}: "
                 f"{', '.join(annotation.without_background)}"

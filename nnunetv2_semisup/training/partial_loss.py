@@ -1,4 +1,4 @@
-"""nnU-Net's loss of sparsely annotated rows."""
+"""nnU-Net's loss of sparsely annotated patches."""
 
 from __future__ import annotations
 
