@@ -85,7 +85,7 @@ class LabeledPass:
         asked = teacher if factor > 0 and self.regularizer.teaches_everywhere else None
         with self.autocast():
             outputs, taught = self._outputs(data, student, asked, teacher_learns=False)
-            loss = self.regularizer.settings.sparse.weight * self.sparse_loss(outputs, targets)
+            loss: Tensor = self.regularizer.settings.sparse.weight * self.sparse_loss(outputs, targets)
             weighted = {}
             if factor > 0:
                 outcome = self.regularizer.sparse(outputs[0], None if taught is None else taught[0])
