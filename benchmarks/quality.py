@@ -88,6 +88,7 @@ ARMS: dict[str, tuple[str, str | None, list[str]]] = {
     "crosslevel-code-4": ("crosslevel", "first4", [*PAPERS_CROSSLEVEL, "contrast.negatives=patch", "contrast.norm=L1"]),
     "fixmatch-crosslevel-4": ("fixmatch+crosslevel", "first4", ["data.batch_size=2"]),
     "mixedkd-4": ("mixedkd", "first4", []),
+    "mixedkd-self-4": ("mixedkd", "first4", ["ema.decay=0"]),
 }
 """Arm -> method, split (None: all training cases are labelled), settings that differ from the preset.
 

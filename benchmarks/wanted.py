@@ -127,6 +127,7 @@ DATASETS = {
                            "crosslevel-same-4": 1, "crosslevel-phases-4": 1, "crosslevel-25-4": 1,
                            "crosslevel-paper-4": 1, "crosslevel-code-4": 1},
             "bim": {"bim-4": 1, "bim-strong-4": 1},
+            "mixedkd": {"mixedkd-4": 1, "mixedkd-self-4": 1},
         },
     ),
     "hippocampus": Dataset(

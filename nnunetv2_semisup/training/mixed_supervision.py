@@ -143,7 +143,8 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
 
     def labeled_backward(self, data: Tensor, target: Any, factor: float) -> Tensor:
         """The losses of both decoders on their patches, and the weak terms of the labelled patches."""
-        if self.second_decoder is None and not self.annotation.sparse and not self._has_labeled_terms:
+        has_terms = self._labeled_pass.regularizer.labeled_weights["entropy_dense"] > 0
+        if self.second_decoder is None and not self.annotation.sparse and not has_terms:
             return super().labeled_backward(data, target, factor)
         student = self._local_network if self.second_decoder is None else unwrapped(self.network)
         common = student, self.second_decoder, factor, self._first_of_epoch
@@ -152,11 +153,6 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
             data, target = on_device(next(self.dataloader_sparse), self.device)
             loss = loss + self._labeled_pass.sparse(data, target, *common)
         return loss
-
-    @property
-    def _has_labeled_terms(self) -> bool:
-        entropy = self.settings.entropy  # type: ignore[attr-defined]
-        return bool(entropy.weight > 0 and entropy.domain == "all")
 
     def logged(self) -> tuple[list[str], list[str]]:
         """The terms and signs of the labelled batch after those of the unlabelled one."""
