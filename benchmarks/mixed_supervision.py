@@ -46,6 +46,7 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "paper-everywhere": ("mixedkd", [*PAPER, "kd.domain=all"]),
     "paper-everywhere-view": ("mixedkd", [*PAPER, "kd.domain=all", "kd.view=other"]),
     "pseudo": ("mixedkd", ["entropy.form=pseudo_label"]),
+    "sparse-tenth": ("mixedkd", ["sparse.weight=0.1"]),
     "one-decoder": ("mixedkd", ["kd.weight=0", "teacher.weight=0"]),
     "everywhere": ("mixedkd", ["kd.domain=all"]),
     "fixmatch": ("fixmatch", []),
