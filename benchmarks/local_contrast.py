@@ -158,10 +158,12 @@ def share(args: argparse.Namespace) -> list[dict[str, Any]]:
         valid=None,
         student=lambda x, taps: (logits, [maps[0]]),
         teacher=lambda x, taps: (logits, []),
+        second_decoder=None,
         peer=None,
         labeled=Labeled(batch["data"], target.to(args.device), maps[1]),
         pseudo_label=None,
         progress=0.5,
+        number=0,
         generator=torch.Generator(),
         reduce=lambda tensor: tensor,
     )
