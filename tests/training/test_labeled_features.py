@@ -61,6 +61,7 @@ def test_the_gradients_are_those_of_the_sum_of_both_losses(in_toy):
         valid=unlabeled["valid"],
         student=partial(forward_with_features, trainer.network),
         teacher=None,
+        second_decoder=None,
         peer=None,
         labeled=Labeled(labeled["data"], labeled["target"][0], features),
         pseudo_label=unlabeled["pseudo_label"],
