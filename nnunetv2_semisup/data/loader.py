@@ -153,21 +153,30 @@ def start_loader(
     Workers draw from streams spawned from the loader's, so starting again does not repeat a batch. The order in
     which their batches arrive is not reproducible. Pinning needs a CUDA device and is ignored without one.
     """
+    if num_processes > 0:
+        streams = loader.streams.spawn()
+        loader = copy.copy(loader)
+        loader.streams = streams
+    return start_batches(loader, num_processes, pin_memory)
+
+
+def start_batches(
+    loader: DataLoader, num_processes: int, pin_memory: bool
+) -> SingleThreadedAugmenter | NonDetMultiThreadedAugmenter:
+    """As `start_loader`, of any loader of batchgenerators'; `stop_loader` ends it."""
     if num_processes == 0:
         return SingleThreadedAugmenter(loader, None)
-    template = copy.copy(loader)
-    template.streams = loader.streams.spawn()
-    return start_workers(template, num_processes, pin_memory)
-
-
-def start_workers(loader: DataLoader, num_processes: int, pin_memory: bool) -> NonDetMultiThreadedAugmenter:
-    """A loader of batchgenerators' in processes of its own, with nnU-Net's settings, which `stop_loader` ends."""
     augmenter = NonDetMultiThreadedAugmenter(
         loader, None, num_processes, num_cached=max(3, num_processes), pin_memory=pin_memory, wait_time=0.002
     )
     _RUNNING.add(augmenter)
     augmenter.restart()
     return augmenter
+
+
+def stock_loader(augmenter: Any) -> Any:
+    """The nnUNetDataLoader in what nnU-Net's `get_dataloaders` returned."""
+    return augmenter.data_loader if hasattr(augmenter, "data_loader") else augmenter.generator
 
 
 def stop_loader(augmenter: SingleThreadedAugmenter | NonDetMultiThreadedAugmenter) -> None:

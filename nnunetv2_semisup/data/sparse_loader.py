@@ -8,7 +8,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunetv2_semisup.data.loader import start_workers
+from nnunetv2_semisup.data.loader import start_batches, stock_loader
 
 
 def sparse_rows(batch_size: int, dense_share: float) -> int:
@@ -34,7 +34,7 @@ def sparse_loader(
         processes: workers; 0: this process.
         pin: memory, where there is a GPU.
     """
-    stock = dense.data_loader if hasattr(dense, "data_loader") else dense.generator
+    stock = stock_loader(dense)
     axes = slice(1 if stock.patch_size_was_2d else 0, None)
     loader = nnUNetDataLoader(
         cases,
@@ -46,4 +46,4 @@ def sparse_loader(
         probabilistic_oversampling=probabilistic,
         transforms=stock.transforms,
     )
-    return SingleThreadedAugmenter(loader, None) if processes == 0 else start_workers(loader, processes, pin)
+    return start_batches(loader, processes, pin)

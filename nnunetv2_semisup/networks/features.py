@@ -26,6 +26,11 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network
 
 
+def as_resolutions(outputs: Any) -> list[Tensor]:
+    """Outputs or targets of nnU-Net's, full resolution first: all with deep supervision, else the one."""
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
 def refuse_unsupported_network(class_name: str) -> None:
     """Raise NotImplementedError for a network class whose features cannot be tapped."""
     if class_name.rsplit(".", 1)[-1] not in SUPPORTED_NETWORKS:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_semisup.networks.features import unwrapped
+from nnunetv2_semisup.networks.features import as_resolutions, unwrapped
 
 
 def on_one_encoder(network: nn.Module, other: nn.Module) -> nn.Module:
@@ -51,11 +51,5 @@ def forward_both(student: nn.Module, teacher: nn.Module, x: Tensor, teacher_lear
     """
     skips: list[Tensor] = student.encoder(x)  # type: ignore[operator]
     with torch.set_grad_enabled(teacher_learns and torch.is_grad_enabled()):
-        theirs = _outputs(teacher, skips)
-    return BothOutputs(_outputs(student, skips), theirs)
-
-
-def _outputs(network: nn.Module, skips: list[Tensor]) -> list[Tensor]:
-    """Of every resolution with deep supervision, else the one."""
-    outputs: Any = network.decoder(skips)  # type: ignore[operator]
-    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+        theirs = as_resolutions(teacher.decoder(skips))  # type: ignore[operator]
+    return BothOutputs(as_resolutions(student.decoder(skips)), theirs)  # type: ignore[operator]

@@ -10,6 +10,7 @@ from typing import Any
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
+from nnunetv2_semisup.networks.features import as_resolutions
 from nnunetv2_semisup.networks.second_decoder import BothOutputs
 from nnunetv2_semisup.regularizers.base import Outcome
 from nnunetv2_semisup.regularizers.mixedkd import MixedKD
@@ -60,16 +61,13 @@ class LabeledPass:
             factor: of the schedule, in [0, 1], on the weak terms.
             log: whether to measure the weak terms' gradients at the student's logits.
         """
-        targets = target if isinstance(target, list) else [target]
+        targets = as_resolutions(target)
         with self.autocast():
             outputs, taught = self._outputs(data, student, teacher, teacher_learns=True)
             loss = supervised = self._stock(outputs, targets)
             if taught is not None:
                 loss = loss + self.regularizer.settings.teacher.weight * self._stock(taught, targets)
-            weighted = {}
-            if factor > 0:
-                outcome = self.regularizer.dense(outputs[0], None if taught is None else taught[0])
-                weighted = self._weighted(outcome, factor)
+            weighted = self._weighted(self.regularizer.dense, outputs, taught, factor)
         self._backward(loss, weighted, outputs[0], log)
         return supervised.detach()
 
@@ -81,15 +79,11 @@ class LabeledPass:
         Args as those of `dense`.
         """
         self.cost.count(len(data), gradient=True)
-        targets = target if isinstance(target, list) else [target]
         asked = teacher if factor > 0 and self.regularizer.teaches_everywhere else None
         with self.autocast():
             outputs, taught = self._outputs(data, student, asked, teacher_learns=False)
-            loss: Tensor = self.regularizer.settings.sparse.weight * self.sparse_loss(outputs, targets)
-            weighted = {}
-            if factor > 0:
-                outcome = self.regularizer.sparse(outputs[0], None if taught is None else taught[0])
-                weighted = self._weighted(outcome, factor)
+            loss: Tensor = self.regularizer.settings.sparse.weight * self.sparse_loss(outputs, as_resolutions(target))
+            weighted = self._weighted(self.regularizer.sparse, outputs, taught, factor)
         self._backward(loss, weighted, outputs[0], log)
         return loss.detach()
 
@@ -98,8 +92,7 @@ class LabeledPass:
     ) -> tuple[list[Tensor], list[Tensor] | None]:
         """Of the student and of the teacher, full resolution first."""
         if teacher is None:
-            outputs = student(data)
-            return outputs if isinstance(outputs, list) else [outputs], None
+            return as_resolutions(student(data)), None
         self.cost.count(len(data), gradient=teacher_learns)
         both = self.forward(student, teacher, data, teacher_learns)
         return both.student, both.teacher
@@ -109,7 +102,17 @@ class LabeledPass:
         loss: Tensor = self.loss(outputs, targets) if deep else self.loss(outputs[0], targets[0])
         return loss
 
-    def _weighted(self, outcome: Outcome, factor: float) -> dict[str, Tensor]:
+    def _weighted(
+        self,
+        terms: Callable[[Tensor, Tensor | None], Outcome],
+        outputs: list[Tensor],
+        taught: list[Tensor] | None,
+        factor: float,
+    ) -> dict[str, Tensor]:
+        """The weak terms at full resolution; none in the warm-up."""
+        if factor == 0:
+            return {}
+        outcome = terms(outputs[0], None if taught is None else taught[0])
         weighted = {}
         for name, term in outcome.terms.items():
             weighted[name] = factor * self.regularizer.labeled_weights[name] * term

@@ -17,7 +17,7 @@ from nnunetv2_semisup.data.annotation import (
     sort_by_annotation,
 )
 from nnunetv2_semisup.data.folders import load_dataset_json, preprocessed_identifiers, resolve_configuration
-from nnunetv2_semisup.data.loader import process_budget, stop_loader
+from nnunetv2_semisup.data.loader import process_budget
 from nnunetv2_semisup.data.selection import RunCases, select_cases
 from nnunetv2_semisup.data.sparse_loader import sparse_loader, sparse_rows
 from nnunetv2_semisup.data.splits import stock_fold
@@ -133,13 +133,9 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
         )
         return loaders
 
-    def run_training(self) -> None:
-        """As the engine, which knows nothing of the sparse loader."""
-        try:
-            super().run_training()
-        finally:
-            if self.dataloader_sparse is not None:
-                stop_loader(self.dataloader_sparse)
+    def loaders(self) -> list[Any]:
+        """The engine's, and that of the sparse batches."""
+        return [*super().loaders(), self.dataloader_sparse]
 
     def labeled_backward(self, data: Tensor, target: Any, factor: float) -> Tensor:
         """The losses of both decoders on their patches, and the weak terms of the labelled patches."""

@@ -27,7 +27,7 @@ from nnunetv2_semisup.data.views import without_timing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
-from nnunetv2_semisup.networks.features import forward_in_training, forward_with_features, unwrapped
+from nnunetv2_semisup.networks.features import as_resolutions, forward_in_training, forward_with_features, unwrapped
 from nnunetv2_semisup.networks.second_decoder import own_parameters
 from nnunetv2_semisup.regularizers.base import Labeled, Regularizer
 from nnunetv2_semisup.termination import sigterm_unwinds
@@ -287,7 +287,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self._zero_gradients()
         data, target = on_device(batch, self.device)
         factor = self._ramp_factor()
-        labeled = Labeled(data, target[0] if isinstance(target, list) else target)
+        labeled = Labeled(data, as_resolutions(target)[0])
         draws = factor > 0 and self._draws_unlabeled
         if draws and self._reads_labeled_features:
             loss = self._joint_backward(labeled, target, factor)
@@ -309,7 +309,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         Args:
             data: the batch [B, C, *spatial], on the device.
             target: nnU-Net's, on the device; a list of resolutions with deep supervision.
-            factor: of the schedule, in [0, 1], for terms of a subclass on labelled rows.
+            factor: of the schedule, in [0, 1], for terms of a subclass on labelled patches.
         """
         loss = self._supervised_backward(self._local_network, data, target)
         self._peer_backward(data, target)
@@ -490,9 +490,13 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             finally:
                 if self.run_log is not None:
                     self.run_log.close()
-                for loader in (self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val):
+                for loader in self.loaders():
                     if loader is not None:
                         stop_loader(loader)
+
+    def loaders(self) -> list[Any]:
+        """Everything that batches come from, to be stopped when a training ends; None where there is none."""
+        return [self.dataloader_unlabeled, self.dataloader_train, self.dataloader_val]
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation, with a record of which checkpoint predicted, once it is whole."""
@@ -507,6 +511,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
 def on_device(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Any]:
     """Images and target of a batch of nnU-Net's; the target is a list of resolutions with deep supervision."""
-    target = batch["target"]
-    levels = [level.to(device, non_blocking=True) for level in (target if isinstance(target, list) else [target])]
-    return batch["data"].to(device, non_blocking=True), levels if isinstance(target, list) else levels[0]
+    data, target = batch["data"].to(device, non_blocking=True), batch["target"]
+    if isinstance(target, list):
+        return data, [level.to(device, non_blocking=True) for level in target]
+    return data, target.to(device, non_blocking=True)

@@ -10,7 +10,7 @@ from typing import Any
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 
 from nnunetv2_semisup.data.dataset import UnlabeledDataset
-from nnunetv2_semisup.data.loader import UnlabeledLoader
+from nnunetv2_semisup.data.loader import UnlabeledLoader, stock_loader
 from nnunetv2_semisup.data.manifest import unlabeled_folder
 from nnunetv2_semisup.data.views import View, split_transforms
 
@@ -32,7 +32,7 @@ def unlabeled_dataset(trainer: Any, pseudo_labels: Path | None = None) -> Unlabe
 
 def augmentation_of(loader: Any) -> Augmentation:
     """Crop and augmentation of the labelled loader, which nnU-Net's `get_dataloaders` returned."""
-    stock = loader.data_loader if hasattr(loader, "data_loader") else loader.generator
+    stock = stock_loader(loader)
     return Augmentation(stock.patch_size, stock.transforms)
 
 

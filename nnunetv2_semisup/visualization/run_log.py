@@ -40,9 +40,9 @@ def _figure(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Figure
     figure = Figure(figsize=(12, 14), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (kind, title) in zip(figure.subplots(len(_TITLES), sharex=True), _TITLES.items(), strict=True):
-        for column in columns:
+        for column in (name for name in columns if name.startswith(kind + "/")):
             points = [(int(row["epoch"]), float(row[column])) for row in rows if row[column]]
-            if column.startswith(kind + "/") and points:
+            if points:
                 axes.plot(*zip(*points, strict=True), label=column.removeprefix(kind + "/"))
         axes.set_title(title)
         axes.grid(alpha=0.3)

@@ -36,7 +36,7 @@ SPLITS = {
     "both": {"labeled": [*DENSE], "unlabeled": [], "val": ["labeled_004"], "sparse": [DENSE[0]], "dense": [DENSE[0]]},
 }
 EVERYWHERE = {"kd": {"domain": "all"}, "entropy": {"form": "shannon"}}
-"""All terms of the paper, on all rows."""
+"""All terms of the paper, on all patches."""
 ZERO = {"teacher": {"weight": 0.0}, "kd": {"weight": 0.0}, "entropy": {"weight": 0.0}}
 
 
