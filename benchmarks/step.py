@@ -2,14 +2,14 @@
 
     python benchmarks/step.py -d 804 -c 3d_fullres --split first4 -device cpu -o docs/reference/results/step_cpu.csv
 
-nnUNet_preprocessed must hold the dataset, planned and with unlabelled cases. Every arm runs in a process of its own,
-in turn, `--rounds` times; medians are printed. On a CPU seconds are those of the process, which other work on the
-machine disturbs least. "Samples" are patches through a network: labelled and unlabelled ones with
-gradient, and a teacher's without. The EMA teacher's forwards are timed within the steps, so that the step without them
-can be set against stock's; of a method without such a teacher both are the same. The EMA update is timed by itself,
-after the steps. Memory is the peak of all tensors, weights and optimiser included, from building the trainer to the end
-of its third step, as torch counts it: on a CPU in a process of its own under torch's profiler, so that neither the
-allocator nor the machine's load moves it.
+nnUNet_preprocessed must hold the dataset, planned and with unlabelled cases; sparse ones make MixedKD's sparse batches.
+Every arm runs in a process of its own, in turn, `--rounds` times; medians are printed. On a CPU seconds are those of
+the process, which other work on the machine disturbs least. "Samples" are patches through a network: labelled and
+unlabelled ones with gradient, and a teacher's without. The EMA teacher's forwards are timed within the steps, so that
+the step without them can be set against stock's; of a method without such a teacher both are the same. The EMA update
+is timed by itself, after the steps. Memory is the peak of all tensors, weights and optimiser included, from building
+the trainer to the end of its third step, as torch counts it: on a CPU in a process of its own under torch's profiler,
+so that neither the allocator nor the machine's load moves it.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def start(arm: str, args: argparse.Namespace) -> tuple[Any, list[Any]]:
         for regularizer in trainer.heads:
             regularizer._compare = _means_of_features
     batches = [next(trainer.dataloader_train) for _ in range(2)]
-    if hasattr(trainer, "_unlabeled_loader"):
-        ready = [next(trainer.dataloader_unlabeled) for _ in range(2)]
-        trainer.dataloader_unlabeled = _Cycle(ready)
+    for name in ("dataloader_unlabeled", "dataloader_sparse"):
+        if (loader := getattr(trainer, name, None)) is not None:
+            setattr(trainer, name, _Cycle([next(loader) for _ in range(2)]))
     return trainer, batches
 
 

@@ -124,13 +124,13 @@ def read_finished(folder: Path, identifier: str, case: Case) -> Case | None:
 
 
 def is_same(case: Case, finished: Case) -> bool:
-    """Whether a finished case is what `case` asks for: the same images, preprocessed in the same way.
+    """Whether a finished case is what `case` asks for: the same images, preprocessed in the same way."""
+    return case.preprocessing_hash == finished.preprocessing_hash and has_same_images(case, finished)
 
-    A file that moved, or was touched, counts as the same if its bytes are.
-    """
-    if (case.origin, case.preprocessing_hash, case.size) != (
-        finished.origin, finished.preprocessing_hash, finished.size,
-    ):  # fmt: skip
+
+def has_same_images(case: Case, finished: Case) -> bool:
+    """Whether two cases are of the same images; files that moved, or were touched, are the same if their bytes are."""
+    if (case.origin, case.size) != (finished.origin, finished.size):
         return False
     if (case.source, case.modified) == (finished.source, finished.modified):
         return True

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnunetv2_semisup.data.case_preprocessing import CasePreprocessor, case_files, is_same, remove_case
+from nnunetv2_semisup.data.case_preprocessing import CasePreprocessor, case_files, has_same_images, is_same, remove_case
 from nnunetv2_semisup.data.folders import dataset_option, resolve_configuration, written_regularly
 from nnunetv2_semisup.data.inventory import Inventory
 from nnunetv2_semisup.data.leakage import known_voxels
@@ -164,7 +164,7 @@ def _skip_finished(
             if (earlier.source, earlier.modified) != (case.source, case.modified):
                 records[identifier] = replace(earlier, source=case.source, modified=case.modified)
             outcome.skipped.append(identifier)
-        elif not same and earlier.source != case.source and Path(earlier.source[0]).exists():
+        elif Path(earlier.source[0]).exists() and earlier.source != case.source and not has_same_images(case, earlier):
             _refuse(outcome, case, f"{earlier.source[0]} has the same identifier; rename one of them")
         else:
             todo[identifier] = case

@@ -226,9 +226,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.dataloader_unlabeled is not None:
             stop_loader(self.dataloader_unlabeled)
         dataset = unlabeled_dataset(self, pseudo_labels)
-        self._unlabeled_loader = unlabeled_loader(self, self._augmentation, dataset, kinds_of(self._regularizers))
-        on_gpu = self.device.type == "cuda"
-        self.dataloader_unlabeled = start_loader(self._unlabeled_loader, self._unlabeled_processes, on_gpu)
+        loader = unlabeled_loader(self, self._augmentation, dataset, kinds_of(self._regularizers))
+        self.dataloader_unlabeled = start_loader(loader, self._unlabeled_processes, self.device.type == "cuda")
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""

@@ -218,6 +218,19 @@ def test_folders_add_up_over_calls_and_may_move(desk, tmp_path):
     assert desk.manifest().done("unlabelled") == [*UNLABELED, "x"]
 
 
+def test_a_copy_elsewhere_serves_as_well_as_the_files_it_was_copied_from(desk, tmp_path):
+    desk.preprocess()
+    copies = tmp_path / "copies"
+    shutil.copytree(desk.images, copies)
+    other = desk.workspace.plans()
+    other["configurations"]["3d_fullres"]["spacing"] = [6.0, 5.0, 5.0]
+    outcome = desk.preprocess(copies, plans=other, overwrite=True)
+    assert (sorted(outcome.made), outcome.refused) == (UNLABELED, [])
+    (desk.folder / "unlabeled_000.pkl").unlink()
+    outcome = desk.preprocess(desk.images, plans=other)
+    assert (outcome.made, outcome.refused) == (["unlabeled_000"], [])
+
+
 def test_a_case_whose_files_are_gone_is_made_again_or_forgotten(desk):
     desk.preprocess()
     (desk.folder / "unlabeled_000_seg.b2nd").unlink()
