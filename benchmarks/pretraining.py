@@ -6,7 +6,7 @@ FOLDER of --data holds raw nnU-Net datasets. A killed run goes on where it stopp
 Plans, split and validation are those of benchmarks/quality.py. A pre-training sees the images of all training cases, 60
 epochs of 50 steps of 2 cases; fine-tuning is nnUNetTrainerLabeledOnly from its last checkpoint, at `--rate` with a
 warm-up over a tenth of its epochs, for each of `--epochs` under a schedule of its own. From scratch it is nnU-Net's
-own rate without a warm-up. Seed N starts from pre-training N modulo `--pretrainings`.
+own rate without a warm-up. Every seed has a pre-training of its own.
 """
 
 from __future__ import annotations
@@ -79,9 +79,8 @@ def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Pa
     settings += [f"training.seed={seed}"]
     options: list[str] = []
     if ARMS[arm] is not None:
-        number = seed % args.pretrainings
-        weights = pretrained(args.dataset, arm, number, args.device)
-        write_log(weights.parent, args.output / log_name(args.dataset, f"pre-{arm}", number))
+        weights = pretrained(args.dataset, arm, seed, args.device)
+        write_log(weights.parent, args.output / log_name(args.dataset, f"pre-{arm}", seed))
         options = ["-pretrained_weights", str(weights)]
         settings += [f"training.initial_lr={args.rate}", f"training.lr_warmup_epochs={max(epochs // 10, 1)}"]
     name = plans_name(run_name(arm, args.labels, epochs, args.rate), seed)
@@ -116,7 +115,6 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=4, help="labelled cases, the first by name")
     parser.add_argument("--epochs", nargs="+", type=int, default=[60, 30, 15], help="lengths of fine-tuning")
     parser.add_argument("--rate", type=float, default=RATE, help="largest learning rate of fine-tuning")
-    parser.add_argument("--pretrainings", type=int, default=2, help="how many pre-trainings the seeds share")
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
     run_all(parser.parse_args())

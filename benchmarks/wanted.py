@@ -1,7 +1,8 @@
 """Which runs docs/reference/results.md shows, and how to make those that have no file.
 
 Times are those of one core: the minutes of a LabeledOnly training, times what a step of the method takes as a multiple
-of a stock step (docs/reference/results/step*_cpu.csv; for a method that is not there, the largest of them).
+of a stock step (docs/reference/results/step*_cpu.csv; for a method that is not there, the largest of them; with sparse
+cases sparse_step_cpu.csv).
 """
 
 from __future__ import annotations
@@ -168,10 +169,8 @@ class Missing:
 
 def missing(folder: Path) -> list[Missing]:
     """What the tables want and no file holds."""
-    ratios = {}
-    for file in sorted(folder.glob("step*_cpu.csv")):
-        with file.open(newline="") as stream:
-            ratios |= {row["arm"]: float(row["step / stock"]) for row in csv.DictReader(stream)}
+    ratios = _step_ratios(folder, "step*_cpu.csv")
+    longest = max(ratios.values())
     found = []
     for data in DATASETS.values():
         arms = data.main.copy()
@@ -180,12 +179,23 @@ def missing(folder: Path) -> list[Missing]:
         for arm, wanted in arms.items():
             seeds = tuple(seed for seed in range(wanted) if not (folder / csv_name(data.number, arm, seed)).exists())
             if seeds:
-                hours = len(seeds) * data.minutes * ratios.get(ARMS[arm][0], max(ratios.values())) / 60
+                hours = len(seeds) * data.minutes * ratios.get(ARMS[arm][0], longest) / 60
                 found.append(Missing(data.number, arm, seeds, hours))
     left_atrium = DATASETS["left-atrium"]
-    mixtures = _missing_mixtures(folder, left_atrium, ratios.get("mixedkd", max(ratios.values())))
+    mixtures = _missing_mixtures(
+        folder, left_atrium, _step_ratios(folder, "sparse_step_cpu.csv").get("mixedkd", longest)
+    )
     pretrained = [runs for name, starts in STARTS.items() for runs in _missing_starts(folder, DATASETS[name], starts)]
     return found + pretrained + mixtures
+
+
+def _step_ratios(folder: Path, pattern: str) -> dict[str, float]:
+    """Step time over stock's by arm."""
+    ratios = {}
+    for file in sorted(folder.glob(pattern)):
+        with file.open(newline="") as stream:
+            ratios |= {row["arm"]: float(row["step / stock"]) for row in csv.DictReader(stream)}
+    return ratios
 
 
 def _missing_mixtures(folder: Path, data: Dataset, ratio: float) -> list[Missing]:
@@ -212,7 +222,7 @@ def _missing_starts(folder: Path, data: Dataset, starts: list[Start]) -> list[Mi
             hours = len(seeds) * data.minutes * start.epochs / 60 / 60
             # The first row of an arm pre-trains for all of them.
             if start.arm != "scratch" and start == next(first for first in starts if first.arm == start.arm):
-                hours += min(len(seeds), 2) * PRETRAINING_HOURS
+                hours += len(seeds) * PRETRAINING_HOURS
             options = "--labels", str(start.labels), "--rate", f"{start.rate:g}", "--epochs", str(start.epochs)
             script = ("benchmarks/pretraining.py", *options)
             found.append(Missing(data.number, start.arm, seeds, hours, script))
