@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 HELP = "write a trained model so that stock nnU-Net predicts with it without this package"
@@ -30,11 +31,12 @@ def run(args: argparse.Namespace) -> None:
 
     model = export_model(args.m, args.o, args.f, args.weights, args.zip)
     folds = " ".join(model.folds)
-    print(f"wrote {model.path}, for stock nnU-Net:")
+    path = shlex.quote(str(model.path))
+    print(f"wrote {model.path}, for stock nnU-Net{' of another site' if args.zip else ''}:")
     if args.zip:
-        print(f"  nnUNetv2_install_pretrained_model_from_zip {model.path}")
+        print(f"  nnUNetv2_install_pretrained_model_from_zip {path}")
         print(
             f"  nnUNetv2_predict -d {model.dataset} -p {model.plans} -c {model.configuration} -f {folds} -i IN -o OUT"
         )
     else:
-        print(f"  nnUNetv2_predict_from_modelfolder -m {model.path} -f {folds} -i IN -o OUT")
+        print(f"  nnUNetv2_predict_from_modelfolder -m {path} -f {folds} -i IN -o OUT")

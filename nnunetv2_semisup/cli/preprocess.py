@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     inventory = take_inventory(raw / name, dataset_json, args.folders, args.training, num_processes)
     for file, reason in inventory.faults.items():
         print(f"{file}: {reason}: refused", file=sys.stderr)
+    if not inventory.protected:
+        print(f"{raw / name} holds no labelled and no test image; copies of such go unnoticed", file=sys.stderr)
     num_refused = len(inventory.faults)
     for configuration in args.configurations:
         outcome = preprocess_unlabeled(

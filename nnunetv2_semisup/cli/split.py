@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparse", type=_positive, metavar="M",
                         help="and how many of the others have sparse ones; labels are not looked at")  # fmt: skip
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--seed", type=int, default=0, metavar="SEED",
+    choice.add_argument("--seed", type=_seed, default=0, metavar="SEED",
                         help="of the draw of the labelled cases, default: %(default)s")  # fmt: skip
     choice.add_argument("--first", action="store_true", help="the first N by name instead of a draw")
     parser.add_argument("--group", metavar="REGEX",
@@ -64,6 +64,12 @@ def _fold(text: str) -> int | str:
         return text
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is neither a fold number nor all")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2**32 - 1")
     return int(text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -65,16 +65,19 @@ class CasePreprocessor:
         plans = _PlansWithReader(self.plans, reader)
         configuration = plans.get_configuration(self.configuration)
         preprocessor = configuration.preprocessor_class(verbose=False)
-        # Readers print what they complain about; it would tear the progress bar.
-        with redirect_stdout(StringIO()):
-            preprocessor.run_case_save(
-                str(self.unfinished / identifier), list(case.source), None, plans, configuration, self.dataset_json
-            )
+        preprocessor.run_case_save(
+            str(self.unfinished / identifier), list(case.source), None, plans, configuration, self.dataset_json
+        )
         put_in_place(identifier, self.unfinished, self.folder)
         return reader.case
 
-    def check(self, images: npt.NDArray[np.float32], properties: Mapping[str, Any], case: Case) -> Case:
-        """The record of a decoded image [C, *S]. Raises where it must not, or cannot, be used."""
+    def check(
+        self, images: npt.NDArray[np.float32], properties: Mapping[str, Any], case: Case, notes: Sequence[str]
+    ) -> Case:
+        """The record of a decoded image [C, *S], of which a reader said `notes`.
+
+        Raises where it must not, or cannot, be used.
+        """
         num_channels = len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
         if len(images) != num_channels:
             raise ValueError(f"the image has {len(images)} channel(s), the dataset has {num_channels}")
@@ -87,7 +90,7 @@ class CasePreprocessor:
         return replace(
             case,
             status="done",
-            note="the image is constant" if images.min() == images.max() else "",
+            note="; ".join([*notes, *(["the image is constant"] if images.min() == images.max() else [])]),
             content_hash=content_hash(case.source),
             voxel_hash=voxels,
             spacing=tuple(float(value) for value in properties["spacing"]),
@@ -148,8 +151,11 @@ class _CheckedReader:
     def read_images(self, files: list[str]) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         for file in files:
             check_nifti(file)
-        images, properties = self._reader.read_images(files)
-        self.case = self._job.check(images, properties, self.case)
+        # Readers print what they complain about, which would tear the progress bar.
+        with redirect_stdout(StringIO()) as printed:
+            images, properties = self._reader.read_images(files)
+        complaints = [" ".join(line.split()) for line in printed.getvalue().splitlines() if "WARNING" in line]
+        self.case = self._job.check(images, properties, self.case, complaints)
         properties[RECORD] = vars(self.case)
         return images, properties
 
@@ -169,5 +175,7 @@ class _PlansWithReader(PlansManager):  # type: ignore[misc]  # nnU-Net has no ty
 def _one_line(error: Exception) -> str:
     """What went wrong, without the places in C++ sources that SimpleITK begins with."""
     message = re.split(r"(?:sitk::|ITK )ERROR:", " ".join(str(error).split()))[-1].strip()
+    if message:
+        return message
     # nnU-Net's readers print what they complain about and raise a bare RuntimeError.
-    return message or "the files of its channels differ in shape or spacing"
+    return "the files of its channels differ in shape or spacing" if type(error) is RuntimeError else repr(error)

@@ -202,8 +202,9 @@ def _inverted(matrix: torch.Tensor) -> torch.Tensor:
 
 def _resample(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Linear interpolation with zeros outside; a bool mask is True where only True voxels contribute."""
-    # A grid in half precision would be off by voxels.
+    # A grid in half precision would be off by tenths of a voxel, and autocast would compute it so.
     working = x.to(torch.promote_types(x.dtype, torch.float32))
-    grid = affine_grid(matrix.to(working), list(x.shape), align_corners=False)
-    sampled = grid_sample(working, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):
+        grid = affine_grid(matrix.to(working), list(x.shape), align_corners=False)
+        sampled = grid_sample(working, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled > _WHOLLY_INSIDE if x.dtype == torch.bool else sampled.to(x.dtype)

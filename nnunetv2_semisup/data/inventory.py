@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2_semisup.data.leakage import equal_content, stamp
 from nnunetv2_semisup.data.manifest import Case, Origin
-from nnunetv2_semisup.data.raw_cases import Files, find_cases, held_out_cases, training_cases
+from nnunetv2_semisup.data.raw_cases import Files, find_cases, held_out_cases, holds_images, training_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 
@@ -21,6 +21,8 @@ class Inventory:
     """By identifier, sorted; status pending, not yet meant for any preprocessing."""
     faults: dict[str, str]
     """Files that are refused, and why."""
+    folders: frozenset[str]
+    """Those that were searched for unlabelled images."""
     protected: dict[str, Files]
     """Labelled and test images by what to call them: no unlabelled case may equal one."""
     protected_identifiers: dict[str, str]
@@ -47,7 +49,8 @@ def take_inventory(
     test = held_out_cases(raw_folder, file_ending)
     if training and not labeled:
         raise SemiSupervisedError(f"--training: {raw_folder} holds no training image; set nnUNet_raw to where it does")
-    unlabeled, faults = _find_unlabeled(raw_folder, file_ending, folders, optional=training)
+    searched = _searched_folders(raw_folder, file_ending, folders, optional=training)
+    unlabeled, faults = _find_unlabeled(searched, raw_folder, file_ending)
 
     names = {identifier: f"the test case {identifier}" for identifier in test}
     names |= {identifier: f"the training case {identifier}" for identifier in labeled}
@@ -69,19 +72,23 @@ def take_inventory(
     cases = {identifier: _pending(files, "unlabelled") for identifier, files in unlabeled.items()}
     if training:
         cases |= {identifier: _pending(files, "training") for identifier, files in labeled.items()}
-    return Inventory(dict(sorted(cases.items())), faults, protected, names)
+    return Inventory(dict(sorted(cases.items())), faults, frozenset(map(str, searched)), protected, names)
+
+
+def _searched_folders(raw_folder: Path, file_ending: str, folders: Sequence[Path], optional: bool) -> list[Path]:
+    """The given folders, or imagesUn, each once; none where that is `optional` and holds no image."""
+    default = raw_folder / "imagesUn"
+    if folders:
+        return list(dict.fromkeys(folder.resolve() for folder in folders))
+    return [default.resolve()] if not optional or holds_images(default, file_ending) else []
 
 
 def _find_unlabeled(
-    raw_folder: Path, file_ending: str, folders: Iterable[Path], optional: bool
+    folders: Iterable[Path], raw_folder: Path, file_ending: str
 ) -> tuple[dict[str, Files], dict[str, str]]:
-    folders = list(folders)
-    default = raw_folder / "imagesUn"
-    if not folders and not (optional and (not default.is_dir() or not any(default.iterdir()))):
-        folders = [default]
     cases: dict[str, Files] = {}
     faults: dict[str, str] = {}
-    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+    for folder in folders:
         for name in ("imagesTr", "imagesTs", "labelsTr", "labelsTs"):
             if folder == (raw_folder / name).resolve():
                 raise SemiSupervisedError(

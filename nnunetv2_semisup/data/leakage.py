@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -123,18 +124,27 @@ class VoxelHasher:
 
 
 def known_voxels(cases: Mapping[str, Files], reader: str, cache: Path, workers: Workers) -> dict[str, str]:
-    """Names of `cases` by the hash of their voxels. Each is read once: the hashes are kept in the file `cache`.
+    """Names of `cases` by the hash of their voxels: see `voxel_hashes`."""
+    return {found: name for name, found in voxel_hashes(cases, reader, cache, workers).items()}
 
-    Killed in the middle, a second call goes on where the first one was. A case that cannot be read is left out.
+
+def voxel_hashes(cases: Mapping[str, Files], reader: str, cache: Path, workers: Workers) -> dict[str, str]:
+    """Hash of the voxels of `cases` by name. Each is read once: the hashes are kept in the file `cache`.
+
+    Killed in the middle, a second call goes on where the first one was. A case that cannot be read is left out, with a
+    line on standard error. Where the folder cannot be written nothing is kept.
     """
     kept: dict[str, Any] = read_json(cache) if cache.exists() else {}
     stamps = {name: [reader, *stamp(files)] for name, files in cases.items()}
     missing = [(name, files) for name, files in cases.items() if kept.get(name, {}).get("stamp") != stamps[name]]
     if missing:
-        with written_regularly(lambda: write_json(kept, cache)) as changed:
+        keeps = os.access(cache.parent, os.W_OK)
+        with written_regularly(lambda: write_json(kept, cache) if keeps else None) as changed:
             results = workers.run(VoxelHasher(reader), missing)
             for (name, _), found in tqdm(results, "Hashing labelled and test images", len(missing), disable=None):
                 if found:
                     kept[name] = {"stamp": stamps[name], "voxel_hash": found}
                     changed()
-    return {kept[name]["voxel_hash"]: name for name in cases if name in kept}
+                else:
+                    tqdm.write(f"{name} could not be read: unlabelled copies of it go unnoticed", file=sys.stderr)
+    return {name: kept[name]["voxel_hash"] for name in cases if name in kept}

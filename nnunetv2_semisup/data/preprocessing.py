@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -15,9 +15,10 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunetv2_semisup.data.case_preprocessing import CasePreprocessor, case_files, has_same_images, is_same, remove_case
-from nnunetv2_semisup.data.folders import dataset_option, resolve_configuration, written_regularly
+from nnunetv2_semisup.data.folders import resolve_configuration, written_regularly
 from nnunetv2_semisup.data.inventory import Inventory
 from nnunetv2_semisup.data.leakage import known_voxels
+from nnunetv2_semisup.data.lock import held
 from nnunetv2_semisup.data.manifest import (
     Case,
     Part,
@@ -84,7 +85,8 @@ def preprocess_unlabeled(
     """Preprocess the cases of an inventory for one configuration into its folder of unlabelled cases.
 
     A case is complete or absent at any moment. A finished case is skipped; after a kill, the same call goes on. A case
-    that cannot be used is refused with a line on standard error, and the others are made.
+    that cannot be used is refused with a line on standard error, and the others are made. Another call for the same
+    cases is waited for.
 
     Args:
         dataset_folder: of nnUNet_preprocessed.
@@ -100,13 +102,26 @@ def preprocess_unlabeled(
         SemiSupervisedError: unknown configuration; data of other plans without `overwrite`; no space left.
     """
     place = _Place(dataset_folder, resolve_configuration(plans, configuration).data_identifier, part)
+    with held(place.manifest.with_suffix(".lock"), _waiting(place.folder)):
+        return _preprocess(place, dataset_json, plans, configuration, inventory, num_processes, overwrite)
+
+
+def _preprocess(
+    place: _Place,
+    dataset_json: dict[str, Any],
+    plans: dict[str, Any],
+    configuration: str,
+    inventory: Inventory,
+    num_processes: int,
+    overwrite: bool,
+) -> Outcome:
+    dataset_folder, part = place.dataset_folder, place.part
     target = preprocessing_hash(plans, configuration)
     before = read_manifest(dataset_folder, place.data_identifier).cases
     if not overwrite and any(case.status == "done" and case.preprocessing_hash != target for case in before.values()):
         raise SemiSupervisedError(
-            f"{place.folder} was preprocessed for other plans than {plans['plans_name']}; to replace its cases type: "
-            f"nnUNetv2_semisup preprocess -d {dataset_option(dataset_folder.name)} -c {configuration} "
-            f"-p {plans['plans_name']} --overwrite"
+            f"{place.folder} was preprocessed for other plans than {plans['plans_name']}; to replace its cases type "
+            "the same command with --overwrite"
         )
     outcome = Outcome(place.folder)
     place.folder.mkdir(exist_ok=True)
@@ -199,6 +214,8 @@ def _settle(records: dict[str, Case], inventory: Inventory, known: dict[str, str
             continue
         elif case.source[0] in inventory.faults:
             pass  # It was named among the faults.
+        elif (parent := str(Path(case.source[0]).parent)) in inventory.folders and case.origin == "unlabelled":
+            _say(f"{identifier} is not in {parent} any more: removed from the unlabelled cases")
         elif case.status == "done" and case.preprocessing_hash != target:
             _say(f"{identifier} was preprocessed for other plans and is not among the given images: removed")
         elif case.status == "done" and present.issuperset(case_files(identifier)):
@@ -227,6 +244,17 @@ def _refuse_twin(identifier: str, records: dict[str, Case], by_voxels: dict[str,
 
 def _takes_part(case: Case) -> bool:
     return case.origin == "unlabelled" and case.status == "done"
+
+
+def _waiting(folder: Path) -> Callable[[], None]:
+    """Says once what is waited for."""
+    lines = iter([f"another process is preprocessing for {folder}; waiting for its end"])
+
+    def waiting() -> None:
+        for line in lines:
+            _say(line)
+
+    return waiting
 
 
 def _refuse(outcome: Outcome, case: Case, reason: str) -> None:

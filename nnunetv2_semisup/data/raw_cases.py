@@ -91,11 +91,15 @@ def training_cases(raw_folder: Path, dataset_json: Mapping[str, Any]) -> dict[st
 
 
 def held_out_cases(raw_folder: Path, file_ending: str) -> dict[str, Files]:
-    """Images of imagesTs by identifier; none where there is no such folder."""
+    """Images of imagesTs by identifier; none where there is no such folder, or no image in it."""
     folder = raw_folder / "imagesTs"
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return {}
-    return find_cases(folder, file_ending)[0]
+    return find_cases(folder, file_ending)[0] if holds_images(folder, file_ending) else {}
+
+
+def holds_images(folder: Path, file_ending: str) -> bool:
+    """Whether anything in the folder could be an image; not where there is no such folder."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else iter(())
+    return any(not name.startswith(".") and (name.endswith(file_ending) or _is_image(name)) for name in names)
 
 
 def _is_image(name: str) -> bool:

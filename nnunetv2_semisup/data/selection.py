@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def select_cases(
             plans, missing copies of training cases, a labelled or validation case among them.
     """
     data_identifier = resolve_configuration(plans, configuration).data_identifier
-    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration)
+    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
     chosen = None if split is None else _read_known_split(dataset_folder, split, fold, labeled_cases)
     cases = (
         RunCases(chosen.labeled, chosen.val, (), chosen.dense, chosen.sparse) if chosen else RunCases(None, None, ())
@@ -64,8 +65,8 @@ def select_cases(
     if not need_unlabeled:
         return cases
 
-    command = _command(dataset_folder, plans, configuration)
     manifest = read_manifest(dataset_folder, data_identifier)
+    command = _command(dataset_folder, plans, configuration, manifest)
     _refuse_unfinished(manifest, command)
     unlabeled = manifest.done("unlabelled")
     if chosen:
@@ -73,7 +74,7 @@ def select_cases(
         if missing := sorted(set(chosen.unlabeled) - copies):
             raise SemiSupervisedError(
                 f"the split {split} names {missing[0]} unlabelled ({len(missing)} such cases), of which there is no "
-                f"image-only copy; type: {command} --training"
+                f"image-only copy; type: {_with_training(command)}"
             )
         unlabeled += chosen.unlabeled
     if not unlabeled and none_is_fine:
@@ -111,14 +112,14 @@ def select_images(
         SemiSupervisedError: as `select_cases`; no such fold; no image at all.
     """
     data_identifier = resolve_configuration(plans, configuration).data_identifier
-    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration)
+    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
     val: tuple[str, ...] = ()
     if split is not None:
         val = _read_known_split(dataset_folder, split, fold, labeled_cases).val
     elif fold != "all":
         val = tuple(stock_fold(dataset_folder, sorted(labeled_cases), fold)[1])
-    command = f"{_command(dataset_folder, plans, configuration)} --training"
     manifest = read_manifest(dataset_folder, data_identifier)
+    command = _with_training(_command(dataset_folder, plans, configuration, manifest))
     _refuse_unfinished(manifest, command)
     left_out = set(val) if exclude_val and fold != "all" else set()
     copies = set(manifest.done("training")) - left_out
@@ -156,18 +157,19 @@ def count_cases(dataset_folder: Path, plans: dict[str, Any], configuration: str)
     Raises SemiSupervisedError: as `select_images`, for a run with all images and fold "all".
     """
     data_identifier = resolve_configuration(plans, configuration).data_identifier
-    labeled = _labeled_cases(dataset_folder, data_identifier, configuration)
+    labeled = _labeled_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
     images = select_images(dataset_folder, plans, configuration, "all", None, exclude_val=False).unlabeled
     copies = labeled & set(images)
     return len(labeled), len(images) - len(copies), len(copies)
 
 
-def _labeled_cases(dataset_folder: Path, data_identifier: str, configuration: str) -> set[str]:
+def _labeled_cases(dataset_folder: Path, data_identifier: str, configuration: str, plans_name: str) -> set[str]:
     cases = preprocessed_identifiers(dataset_folder / data_identifier)
     if not cases:
+        plans_option = "" if plans_name == "nnUNetPlans" else f" -plans_name {plans_name}"
         raise SemiSupervisedError(
             f"{dataset_folder / data_identifier} holds no labelled case; type: nnUNetv2_preprocess "
-            f"-d {dataset_option(dataset_folder.name)} -c {configuration}"
+            f"-d {dataset_option(dataset_folder.name)}{plans_option} -c {configuration}"
         )
     return cases
 
@@ -178,9 +180,21 @@ def _read_known_split(dataset_folder: Path, name: str, fold: int | str, labeled_
     return split
 
 
-def _command(dataset_folder: Path, plans: dict[str, Any], configuration: str) -> str:
-    plans_option = "" if plans["plans_name"] == "nnUNetPlans" else f" -p {plans['plans_name']}"
-    return f"nnUNetv2_semisup preprocess -d {dataset_option(dataset_folder.name)} -c {configuration}{plans_option}"
+def _command(dataset_folder: Path, plans: dict[str, Any], configuration: str, manifest: Manifest) -> str:
+    """What to type to preprocess all that the manifest knows, from where it was found."""
+    command = ["nnUNetv2_semisup", "preprocess", "-d", dataset_option(dataset_folder.name), "-c", configuration]
+    if plans["plans_name"] != "nnUNetPlans":
+        command += ["-p", plans["plans_name"]]
+    folders = sorted({Path(case.source[0]).parent for case in manifest.cases.values() if case.origin == "unlabelled"})
+    if any(folder.parts[-2:] != (dataset_folder.name, "imagesUn") for folder in folders):
+        command += ["-i", *map(str, folders)]
+    if any(case.origin == "training" for case in manifest.cases.values()):
+        command.append("--training")
+    return shlex.join(command)
+
+
+def _with_training(command: str) -> str:
+    return command if command.endswith(" --training") else f"{command} --training"
 
 
 def _refuse_unknown(split: Split, labeled_cases: set[str], where: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnunetv2_semisup.data.folders import dataset_option, partial_name, preprocessed_identifiers, read_json, write_json
+from nnunetv2_semisup.data.folders import dataset_option, preprocessed_identifiers, read_json, write_json
 from nnunetv2_semisup.data.raw_cases import training_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
 
@@ -97,7 +95,10 @@ def write_split(dataset_folder: Path, name: str, fold: Fold, split: Split) -> Pa
     content = read_json(file) if file.exists() else {}
     entry = {side: list(cases) for side, cases in asdict(split).items() if cases or side not in _OPTIONAL}
     if content.get(str(fold), entry) != entry:
-        raise SemiSupervisedError(f"{file} has fold {fold} with other cases already; choose another name with -o")
+        raise SemiSupervisedError(
+            f"{file} has fold {fold} with other cases already; move it away if no training needs it any more, or, for "
+            "split, choose another name with -o"
+        )
     if str(fold) not in content:
         write_json(content | {str(fold): entry}, file)
     return file
@@ -174,7 +175,10 @@ def labeled_identifiers(dataset_folder: Path, raw_folder: Path, dataset_json: di
     option = dataset_option(dataset_folder.name)
     if len(found) > 1:
         names = " and ".join(folder.name for folder in found.values())
-        raise SemiSupervisedError(f"{names} hold different cases; type: nnUNetv2_preprocess -d {option}")
+        raise SemiSupervisedError(
+            f"{names} hold different cases; delete what is out of date, or type, with -plans_name where the plans are "
+            f"not nnUNetPlans: nnUNetv2_preprocess -d {option}"
+        )
     cases = set(*found) or set(training_cases(raw_folder, dataset_json))
     if not cases:
         raise SemiSupervisedError(f"{dataset_folder.name} has no labelled case; put some into {raw_folder}/imagesTr "
@@ -212,9 +216,7 @@ def _kept_fold(dataset_folder: Path, cases: Sequence[str], fold: Fold) -> tuple[
     sides = stock_fold(dataset_folder, cases, fold)
     file = dataset_folder / "splits_final.json"
     if not file.exists():
-        partial = partial_name(file)
-        save_json(generate_crossval_split(list(cases), seed=12345, n_splits=5), str(partial))
-        os.replace(partial, file)
+        write_json(generate_crossval_split(list(cases), seed=12345, n_splits=5), file)
     return sides
 
 

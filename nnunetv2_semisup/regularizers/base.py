@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nnunetv2_semisup.configuration.settings import Settings as AnySettings
 from nnunetv2_semisup.data.views import View
+from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.features import Levels
 from nnunetv2_semisup.regularizers.rounds import RoundSettings
 
@@ -291,3 +292,16 @@ class Regularizer(nn.Module, ABC):
     def alarms(self, signs: Mapping[str, float]) -> list[str]:
         """Sentences about what an epoch's mean signs of life say is wrong. Default: none."""
         return []
+
+
+def refuse_common_terms(regularizers: Sequence[Regularizer]) -> None:
+    """Raise SemiSupervisedError where two methods of a training have a term of the same name."""
+    owners: dict[str, str] = {}
+    for regularizer in regularizers:
+        name = type(regularizer).__name__
+        for term in regularizer.weights:
+            if owner := owners.get(term):
+                raise SemiSupervisedError(
+                    f"{owner} and {name} both have a term {term} and cannot take part in one training; leave one out"
+                )
+            owners[term] = name

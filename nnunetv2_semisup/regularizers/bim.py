@@ -34,7 +34,7 @@ from nnunetv2_semisup.losses.mutual_information import joint_probabilities, mutu
 from nnunetv2_semisup.losses.regularised_information import regularised_mi_of_joint
 from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
-from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, window_radius
+from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, refuse_other_axes, window_radius
 
 SLAB_VOXELS = 8192
 """Voxels of a sample that are assigned to clusters at a time: their K maps shall stay in a processor's cache."""
@@ -157,6 +157,7 @@ class BIM(Regularizer):
         """Refuse a tap that the network does not have, and more clusters than voxels to assign."""
         clusters = settings.clusters
         refuse_missing_taps("clusters.tap", [clusters.tap], outline)
+        refuse_other_axes("boundary.radius", settings.boundary.radius, outline)
         voxels = outline.batch_size * outline.level_voxels[clusters.tap]
         if clusters.count > voxels:
             raise SemiSupervisedError(
@@ -169,7 +170,8 @@ class BIM(Regularizer):
         """Windows from the spacing."""
         if settings.boundary.radius != "auto":
             return settings
-        radius = window_radius(2, facts.spacing)
+        strides = facts.levels.strides[settings.clusters.tap]
+        radius = window_radius(2, [mm * stride for mm, stride in zip(facts.spacing, strides, strict=True)])
         return settings.model_copy(update={"boundary": settings.boundary.model_copy(update={"radius": radius})})
 
     @property
@@ -255,6 +257,15 @@ class BIMPretrain(BIM):
     """The same losses alone, without any label."""
 
     Settings = BIMPretrainSettings
+
+    @classmethod
+    def check(cls, settings: BIMTerms, outline: Outline) -> None:
+        """As beside supervised training; and something must be learned."""
+        super().check(settings, outline)
+        if settings.information.weight == settings.boundary.weight == 0:
+            raise SemiSupervisedError(
+                "information.weight and boundary.weight are both 0, so there is nothing to learn; set one of them"
+            )
 
 
 def _assign(head: ClusterHead, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

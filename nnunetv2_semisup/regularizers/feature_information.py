@@ -41,14 +41,16 @@ class MISettings(Section):
         "pooling, dead under instance normalisation."
     )
     radius: list[Radius] | Auto = Field(
-        description='Largest displacement per axis in voxels of the tap. "auto": 1 along axes whose spacing is within '
-        "twice the finest, else 0."
+        description='Largest displacement per axis in voxels of the tap. "auto": 1 along axes whose spacing in the '
+        "patch is within twice the finest, else 0."
     )
 
     @model_validator(mode="after")
     def _one_share_per_tap(self) -> MISettings:
         if len(self.shares) != len(self.taps):
             raise ValueError("mi.shares needs one number per entry of mi.taps")
+        if len(set(self.taps)) != len(self.taps):
+            raise ValueError(f"mi.taps names a level twice: {self.taps}")
         return self
 
     def resolved(self, facts: Facts) -> MISettings:
@@ -154,10 +156,11 @@ class FeatureInformation(nn.Module):
                 inside = regional_means(mask, regions).flatten() > 0
                 z1, z2 = z1[inside], z2[inside]
             loss = global_mi_loss(z1, z2, reduce=reduce)
+            mask = None
         else:
             z1, z2 = geometry(head(reference)), head(feature)
             loss = local_mi_loss(z1, z2, self.settings.radius, mask, reduce=reduce)  # type: ignore[arg-type]  # resolved
-        return loss, marginal_entropy(z2.detach())
+        return loss, marginal_entropy(z2.detach(), mask)
 
 
 def term_of(tap: int) -> str:

@@ -18,7 +18,7 @@ from nnunetv2_semisup.regularizers.feature_information import FeatureInformation
 from nnunetv2_semisup.regularizers.mixing import MixingSettings
 from nnunetv2_semisup.regularizers.pseudo_labels import TERMS, PseudoLabels, PseudoLabelSettings, pseudo_label_terms
 from nnunetv2_semisup.regularizers.signs import AGREEMENT, agreement, foreground_alarm
-from nnunetv2_semisup.regularizers.taps import refuse_missing_taps
+from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, refuse_other_axes
 from nnunetv2_semisup.regularizers.teacher import EMATeacherSettings
 
 Output = tuple[Tensor, Sequence[Tensor]]
@@ -85,6 +85,7 @@ class MIReg(Regularizer):
         """Refuse a tap that the network does not have, and a structure that the dataset does not have."""
         settings.pseudo_label.check(outline.n_structures)
         refuse_missing_taps("mi.taps", settings.mi.taps, outline)
+        refuse_other_axes("mi.radius", settings.mi.radius, outline)
 
     @classmethod
     def resolve(cls, settings: MIRegSettings, facts: Facts) -> MIRegSettings:

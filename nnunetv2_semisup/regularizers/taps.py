@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.regularizers.base import Outline
@@ -20,6 +21,15 @@ def refuse_missing_taps(key: str, taps: Sequence[int], outline: Outline) -> None
                 f"{key}: {tap} is not allowed for this network; allowed are 0 (bottleneck) and {-stages} to -1 "
                 "(decoder stages)"
             )
+
+
+def refuse_other_axes(key: str, radius: Sequence[int] | Literal["auto"], outline: Outline) -> None:
+    """Raise SemiSupervisedError where a radius, the value of the setting `key`, is of other axes than the patch."""
+    axes = len(outline.patch_size)
+    if radius != "auto" and len(radius) != axes:
+        raise SemiSupervisedError(
+            f"{key} = {list(radius)} is not allowed: the patch has {axes} axes; give {axes} numbers"
+        )
 
 
 def window_radius(voxels: int, spacing: Sequence[float]) -> list[int]:

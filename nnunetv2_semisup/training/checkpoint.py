@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nnunetv2_semisup.configuration.settings import Settings
-from nnunetv2_semisup.data.random_streams import global_state, restore_global_state
+from nnunetv2_semisup.data.random_streams import global_state, restore_global_state, seed_global
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import unwrapped
@@ -70,11 +70,22 @@ def restore(trainer: Any, section: Mapping[str, Any]) -> None:
 
 
 def restore_random_states(trainer: Any, section: Mapping[str, Any]) -> None:
-    """Let every random stream go on where it stood, this process's global ones included."""
+    """Let every random stream go on where it stood, this process's global ones included.
+
+    A checkpoint has those of the first process. The others' begin anew, derived from these: as equal ones, all
+    processes would draw the same patches.
+    """
     rng = section["rng"]
     trainer.streams.load_state_dict(rng["unlabeled"])
-    trainer.generator.set_state(rng["regularizers"])
-    restore_global_state(rng["process"])
+    if trainer.local_rank == 0:
+        trainer.generator.set_state(rng["regularizers"])
+        restore_global_state(rng["process"])
+        return
+    trainer.streams.load_state_dict(trainer.streams.spawn(trainer.local_rank).state_dict())
+    with trainer.streams.active():
+        trainer.generator.manual_seed(int(torch.randint(2**62, ())))
+        seed = int(torch.randint(2**31, ()))
+    seed_global(seed)
 
 
 def continued_settings(section: Mapping[str, Any], model: type[Settings], requested: Settings) -> Settings:

@@ -10,7 +10,7 @@ from typing import Any
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
-from nnunetv2_semisup.networks.features import as_resolutions
+from nnunetv2_semisup.networks.features import as_resolutions, unwrapped
 from nnunetv2_semisup.networks.second_decoder import BothOutputs
 from nnunetv2_semisup.regularizers.base import Outcome
 from nnunetv2_semisup.regularizers.mixedkd import MixedKD
@@ -56,7 +56,7 @@ class LabeledPass:
         Args:
             data: images [B, C, *spatial].
             target: nnU-Net's; a list of resolutions with deep supervision.
-            student: the network; unwrapped where there is a teacher.
+            student: the network, compiled or not.
             teacher: with the second decoder; None: there is none.
             factor: of the schedule, in [0, 1], on the weak terms.
             log: whether to measure the weak terms' gradients at the student's logits.
@@ -94,7 +94,7 @@ class LabeledPass:
         if teacher is None:
             return as_resolutions(student(data)), None
         self.cost.count(len(data), gradient=teacher_learns)
-        both = self.forward(student, teacher, data, teacher_learns)
+        both = self.forward(unwrapped(student), teacher, data, teacher_learns)
         return both.student, both.teacher
 
     def _stock(self, outputs: list[Tensor], targets: list[Tensor]) -> Tensor:

@@ -22,7 +22,6 @@ from nnunetv2_semisup.data.selection import RunCases, select_cases
 from nnunetv2_semisup.data.sparse_loader import sparse_loader, sparse_rows
 from nnunetv2_semisup.data.splits import stock_fold
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.networks.features import unwrapped
 from nnunetv2_semisup.networks.second_decoder import forward_both
 from nnunetv2_semisup.regularizers.mixedkd import MixedKD
 from nnunetv2_semisup.training.labeled_pass import LabeledPass
@@ -97,8 +96,7 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
 
     @cached_property
     def _labeled_pass(self) -> LabeledPass:
-        regularizer = self._regularizers[0]
-        assert isinstance(regularizer, MixedKD)
+        regularizer = next(each for each in self._regularizers if isinstance(each, MixedKD))
         known = partial(regularizer.facts.known, classes=self.label_manager.num_segmentation_heads)
         sparse_loss = PartialLoss(self._build_loss(), known, self._background_is_known)
         forward = torch.compile(forward_both) if self._do_i_compile() else forward_both
@@ -142,9 +140,9 @@ class MixedSupervisionTrainer(SemiSupervisedTrainer):
         has_terms = self._labeled_pass.regularizer.labeled_weights["entropy_dense"] > 0
         if self.second_decoder is None and not self.annotation.sparse and not has_terms:
             return super().labeled_backward(data, target, factor)
-        student = self._local_network if self.second_decoder is None else unwrapped(self.network)
-        common = student, self.second_decoder, factor, self._first_of_epoch
+        common = self._local_network, self.second_decoder, factor, self._first_of_epoch
         loss = self._labeled_pass.dense(data, target, *common)
+        self._peer_backward(data, target)
         if self.dataloader_sparse is not None:
             data, target = on_device(next(self.dataloader_sparse), self.device)
             loss = loss + self._labeled_pass.sparse(data, target, *common)

@@ -94,6 +94,11 @@ class PretrainingTrainer(SemiSupervisedTrainer):
         self.print_to_log_file(f"Images of the validation cases of fold {self.fold} {held_out} (data.exclude_val)")
         if self.requested.training.num_val_iterations_per_epoch != "auto":
             self.print_to_log_file("training.num_val_iterations_per_epoch has no effect: there is nothing to validate")
+        if self.requested.training.save_every not in ("auto", self.save_every):
+            self.print_to_log_file(
+                f"checkpoint_latest is written every {self.save_every} epochs, {CHECKPOINTS} times a run at least, and "
+                f"not every {self.requested.training.save_every} (training.save_every)"
+            )
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step on images alone."""

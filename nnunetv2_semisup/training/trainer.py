@@ -29,7 +29,7 @@ from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
 from nnunetv2_semisup.networks.features import as_resolutions, forward_in_training, forward_with_features, unwrapped
 from nnunetv2_semisup.networks.second_decoder import own_parameters
-from nnunetv2_semisup.regularizers.base import Labeled, Regularizer
+from nnunetv2_semisup.regularizers.base import Labeled, Regularizer, refuse_common_terms
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
@@ -148,6 +148,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.generator = torch.Generator()
         with self.streams.active():
             self.generator.manual_seed(int(torch.randint(2**62, ())))
+        # Streams of their own: with other heads, or none, a training draws the same unlabelled patches.
+        with self.streams.spawn().active():
             self._build_regularizers()
             if any(regularizer.needs_peer for regularizer in self._regularizers):
                 self.peer = build_peer(self)
@@ -173,6 +175,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         for regularizer in self.regularizers:
             resolved = regularizer.resolve(resolved, facts)
         self._regularizers = [regularizer(resolved, facts) for regularizer in self.regularizers]
+        refuse_common_terms(self._regularizers)
         self.heads = nn.ModuleList(self._regularizers).to(self.device)
         broadcast(self.heads)
         parameters = list(self.heads.parameters())
@@ -403,7 +406,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         return ramp_factor(self.current_epoch, self.num_epochs, schedule.warmup, schedule.ramp)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return autocast("cuda") if self.device.type == "cuda" else nullcontext()
+        # No cache: torch before 2.10 or so keeps casts that were made without gradient, and a later pass with gradient
+        # takes them (pytorch/pytorch#65766). A pass reads every weight once, so there is nothing to save.
+        return autocast("cuda", cache_enabled=False) if self.device.type == "cuda" else nullcontext()
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
@@ -477,7 +482,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         super().load_checkpoint(filename_or_checkpoint)
         checkpoint.restore(self, section)
         self._fresh_weights = None
-        self._restored = section if self.continues else None
+        self._restored = {"rng": section["rng"]} if self.continues else None
         self._weights_of = Path(str(filename_or_checkpoint)).name
 
     def run_training(self) -> None:

@@ -8,6 +8,7 @@ from nnunetv2_semisup.cli.main import build_parser, main
 from nnunetv2_semisup.evaluation.benchmark.folder import read_benchmark, save_benchmark
 from tests.data.copies import copy_of
 from tests.evaluation.benchmark.asked import TINY, benchmark_in, finish, leave_results
+from tests.workspace import DATASET
 
 pytestmark = pytest.mark.fast
 
@@ -37,14 +38,17 @@ def test_a_dry_run_prints_the_commands_in_order_and_writes_nothing(workspace, ca
     plan = "nnUNetv2_semisup plan -d 901 -m {method} -p nnUNetPlans -o nnUNetPlans_b_{name}_seed0 --set {settings}"
     settings = {name: " ".join([*TINY, "training.seed=0", "data.split=labeled2_seed0"]) for name in names}
     settings["labeledonly-all"] = " ".join([*TINY, "training.seed=0"])
+    results = workspace.root / "results" / DATASET
     trainers = {"labeledonly-2": "LabeledOnly", "mireg-2": "MIReg", "labeledonly-all": "LabeledOnly"}
+    folds = [str(results / f"nnUNetTrainer{trainers[name]}__nnUNetPlans_b_{name}_seed0__3d_fullres" / "fold_0")
+             for name in names]  # fmt: skip
     assert commands == [
         "nnUNetv2_semisup preprocess -d 901 -c 3d_fullres -p nnUNetPlans --training",
         "nnUNetv2_semisup split -d 901 -f 0 --labeled 2 --seed 0 -o labeled2_seed0",
         *(plan.format(method=name.split("-")[0], name=name, settings=settings[name]) for name in names),
         *(f"nnUNetv2_train 901 3d_fullres 0 -tr nnUNetTrainer{trainers[name]} -p nnUNetPlans_b_{name}_seed0 -device cpu"
           for name in names),
-        "nnUNetv2_semisup compare b -o b/comparison",
+        f"nnUNetv2_semisup compare {' '.join(folds)} -o b/comparison",
     ]  # fmt: skip
     for command in commands:
         program, *arguments = shlex.split(command)

@@ -71,7 +71,13 @@ def test_what_cannot_be_is_one_line(workspace, capsys, options, part):
 
 @pytest.mark.parametrize(
     "options",
-    [["x", "--labeled", "1"], ["0", "--labeled", "0"], ["0", "--labeled", "1", "--first", "--seed", "1"]],
+    [
+        ["x", "--labeled", "1"],
+        ["0", "--labeled", "0"],
+        ["0", "--labeled", "1", "--first", "--seed", "1"],
+        ["0", "--labeled", "1", "--seed", "-1"],
+        ["0", "--labeled", "1", "--seed", str(2**32)],
+    ],
 )
 def test_wrong_usage_is_status_2(workspace, options):
     with pytest.raises(SystemExit) as error:

@@ -1,5 +1,6 @@
 """One case at a time, in this process; what nnU-Net's own preprocessing gives is the reference."""
 
+import copy
 import pickle
 import re
 import shutil
@@ -160,6 +161,33 @@ def test_channels_that_do_not_fit_together_are_refused(tmp_path, toy, job, capfd
     case = replace(job, dataset_json=DESCRIPTION | {"channel_names": {"0": "a", "1": "b"}})(("x", pending(*files)))
     assert (case.status, case.note) == ("refused", "the files of its channels differ in shape or spacing")
     assert capfd.readouterr().out == ""
+
+
+def test_what_a_reader_warns_of_is_noted(tmp_path, job, capfd):
+    files = [image_file(tmp_path, noise(0), f"x_{channel:04d}.nii.gz") for channel in range(2)]
+    moved = sitk.ReadImage(files[1])
+    moved.SetOrigin((9, 9, 9))
+    sitk.WriteImage(moved, files[1])
+    plans = copy.deepcopy(job.plans)
+    for setting in ("normalization_schemes", "use_mask_for_norm"):
+        plans["configurations"]["3d_fullres"][setting] *= 2
+    plans["foreground_intensity_properties_per_channel"]["1"] = plans["foreground_intensity_properties_per_channel"][
+        "0"
+    ]
+    description = DESCRIPTION | {"channel_names": {"0": "a", "1": "b"}}
+    case = replace(job, plans=plans, dataset_json=description)(("x", pending(*files)))
+    assert (case.status, case.note) == ("done", "WARNING! Not all input images have the same origin!")
+    assert read_finished(job.folder, "x", pending(*files)).note == case.note
+    assert capfd.readouterr().out == ""
+
+
+def test_an_error_without_words_is_named(tmp_path, job, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("nnunetv2_semisup.data.case_preprocessing.voxel_hash", fail)
+    case = job(("x", pending(image_file(tmp_path, noise(0)))))
+    assert (case.status, case.note) == ("refused", "MemoryError()")
 
 
 def test_a_protected_image_is_refused_under_any_name_and_header(toy, tmp_path, job):

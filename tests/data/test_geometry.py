@@ -254,6 +254,14 @@ def test_half_precision_is_interpolated_in_float32() -> None:
     assert torch.equal(geometry(x), geometry(x.float()).half())
 
 
+def test_autocast_leaves_the_grid_in_float32() -> None:
+    x = noise(1, 1, 128, 128)
+    geometry = draw_geometry(1, (128, 128), generator(), None, affine=SMALL)
+    expected = geometry(x)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert torch.equal(geometry(x), expected)
+
+
 def test_wrong_tensors_are_refused() -> None:
     geometry = exact((6, 6), batch_size=2)
     with pytest.raises(ValueError, match="2 samples in 2D"):

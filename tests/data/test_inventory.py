@@ -66,6 +66,18 @@ def test_training_cases_alone_need_no_images_un(raw, exists):
         inventory(raw, "empty", training=True)
 
 
+def test_notes_beside_the_images_are_no_images(raw):
+    shutil.rmtree(raw / "imagesTs")
+    shutil.rmtree(raw / "imagesUn")
+    for folder in ("imagesTs", "imagesUn"):
+        (raw / folder).mkdir()
+        for name in ("README.txt", ".DS_Store"):
+            (raw / folder / name).write_text("of a colleague")
+    put(raw, "a", "x")
+    assert list(inventory(raw, "a").cases) == ["x"]
+    assert list(inventory(raw, training=True).cases) == ["t1", "t2"]
+
+
 @pytest.mark.parametrize("folder", ["imagesTr", "imagesTs"])
 def test_training_and_test_folders_are_no_unlabelled_folders(raw, folder):
     with pytest.raises(SemiSupervisedError, match=f"{folder} holds no unlabelled cases"):

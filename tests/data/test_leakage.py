@@ -81,7 +81,7 @@ def test_voxel_hash_follows_values_and_shape():
     assert len({voxel_hash(image), voxel_hash(other), voxel_hash(image.reshape(1, 6, 4, 8))}) == 3
 
 
-def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_path, workers):
+def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_path, workers, capsys):
     one, two, broken = (tmp_path / f"{name}.nii.gz" for name in ("one", "two", "broken"))
     write_image(one, noise(1))
     write_image(two, noise(2))
@@ -95,6 +95,7 @@ def test_known_voxels_see_through_name_header_and_compression_and_are_kept(tmp_p
     cache = tmp_path / "cache.json"
     known = known_voxels(cases, "SimpleITKIO", cache, workers)
     assert set(known.values()) == {"case one", "case two"}
+    assert capsys.readouterr().err.count("case broken could not be read: unlabelled copies of it go unnoticed") == 1
     assert known[voxel_hash(images)] == "case one"
 
     # The second call reads what changed and nothing else: with the same stamp, a file may hold anything.

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import active_children
+from threading import Event
 
 import numpy as np
 import psutil
@@ -16,9 +19,11 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from nnunetv2_semisup.cli.main import build_parser
 from nnunetv2_semisup.data.case_preprocessing import case_files
 from nnunetv2_semisup.data.inventory import take_inventory
-from nnunetv2_semisup.data.manifest import part_files, read_manifest, unlabeled_folder
+from nnunetv2_semisup.data.lock import held
+from nnunetv2_semisup.data.manifest import manifest_file, part_files, read_manifest, unlabeled_folder
 from nnunetv2_semisup.data.preprocessing import preprocess_unlabeled
 from nnunetv2_semisup.data.selection import select_cases
 from nnunetv2_semisup.errors import SemiSupervisedError
@@ -242,6 +247,52 @@ def test_a_case_whose_files_are_gone_is_made_again_or_forgotten(desk):
     assert (outcome.made, outcome.skipped) == (["unlabeled_000"], ["unlabeled_002"])
     desk.assert_complete("unlabeled_000", "unlabeled_002")
     assert desk.select().unlabeled == ("unlabeled_000", "unlabeled_002")
+
+
+def test_an_image_that_was_withdrawn_is_removed(desk, capsys):
+    desk.preprocess()
+    (desk.images / "unlabeled_001_0000.nii.gz").unlink()
+    outcome = desk.preprocess()
+    assert (outcome.made, outcome.skipped) == ([], ["unlabeled_000", "unlabeled_002"])
+    assert f"unlabeled_001 is not in {desk.images} any more: removed" in capsys.readouterr().err
+    desk.assert_complete("unlabeled_000", "unlabeled_002")
+    assert desk.select().unlabeled == ("unlabeled_000", "unlabeled_002")
+
+
+def test_two_calls_at_once_do_not_meet(desk, monkeypatch):
+    lock = manifest_file(desk.workspace.dataset_folder, DATA_IDENTIFIER).with_suffix(".lock")
+    said = []
+    monkeypatch.setattr("nnunetv2_semisup.data.preprocessing._say", said.append)
+    is_held = Event()
+
+    def another_call():
+        with held(lock, lambda: None):
+            is_held.set()
+            while not said:
+                time.sleep(0.05)
+            return desk.folder.exists()
+
+    with ThreadPoolExecutor(1) as threads:
+        has_begun = threads.submit(another_call)
+        is_held.wait()
+        assert desk.preprocess().made == UNLABELED
+    assert not has_begun.result()
+    assert said == [f"another process is preprocessing for {desk.folder}; waiting for its end"]
+
+
+def test_what_a_training_says_to_type_names_all_folders(desk, tmp_path):
+    one = tmp_path / "one more"
+    one.mkdir()
+    write_image(one / "x_0000.nii.gz", noise(0))
+    desk.preprocess(desk.images, one, training=True)
+    (desk.folder / "x.pkl").unlink()
+    with pytest.raises(SemiSupervisedError) as error:
+        desk.select()
+    words = shlex.split(str(error.value).split("type: nnUNetv2_semisup ")[1])
+    arguments = build_parser().parse_args(words)
+    assert arguments.folders == [one, desk.images] or arguments.folders == [desk.images, one]
+    assert arguments.training
+    assert desk.preprocess(*arguments.folders, training=True).made == ["x"]
 
 
 def test_a_full_disk_ends_the_call(desk, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.regularizers.base import refuse_common_terms
 from nnunetv2_semisup.training.unlabeled_pass import chosen, kinds_of
 from tests.regularizers.toy_step import build, facts_of, network_of
 
@@ -12,6 +14,13 @@ pytestmark = pytest.mark.fast
 
 LOGITS = torch.tensor([[[2.0, 0.0], [1.0, -1.0], [0.0, 3.0]]])
 """[1, 3, 2]: of classes the decisions are 0 and 2; of regions the first two at the first voxel, the last at both."""
+
+
+def test_methods_with_a_common_term_are_refused():
+    facts = facts_of(network_of())
+    refuse_common_terms([build("fixmatch", facts), build("localcontrast", facts)])
+    with pytest.raises(SemiSupervisedError, match=r"MeanTeacher and CrossLevel both have a term consistency"):
+        refuse_common_terms([build("meanteacher", facts), build("crosslevel", facts)])
 
 
 def test_decisions_confidence_and_foreground_of_classes():

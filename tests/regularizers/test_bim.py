@@ -145,6 +145,11 @@ def test_impossible_settings_are_refused():
     )
     with pytest.raises(SemiSupervisedError, match=r"clusters.count = 6 .* has 4 voxels at clusters.tap = 0"):
         type(regularizer).check(deep, outline)
+    flat = regularizer.settings.model_copy(
+        update={"boundary": regularizer.settings.boundary.model_copy(update={"radius": [2, 2]})}
+    )
+    with pytest.raises(SemiSupervisedError, match=r"boundary.radius = \[2, 2\] is not allowed: the patch has 3 axes"):
+        type(regularizer).check(flat, outline)
     with pytest.raises(SemiSupervisedError, match=r"transform.translation = 0.5 is not allowed; .* < 0.5"):
         toy({"transform": {"translation": 0.5}})
     with pytest.raises(SemiSupervisedError, match=r"transform.scale needs two numbers, the smaller first"):

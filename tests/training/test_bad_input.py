@@ -50,6 +50,8 @@ def test_a_results_folder_that_cannot_be_written(in_toy, monkeypatch):
         ({"mi": {"clusters": 1}}, "mi.clusters = 1 is not allowed; allowed is an integer >= 2"),
         ({"mi": {"cluster": 5}}, "unknown setting mi.cluster"),
         ({"mi": {"taps": [0, -2, -9]}}, "mi.taps"),
+        ({"mi": {"taps": [0, -2, -2]}}, "mi.taps names a level twice: [0, -2, -2]"),
+        ({"mi": {"radius": [1, 1]}}, "mi.radius = [1, 1] is not allowed: the patch has 3 axes"),
         ({"pseudo_label": {"one_piece": [7]}}, "pseudo_label.one_piece = [7] is not allowed for this dataset"),
         ({"method": "entropymin"}, "nnUNetv2_semisup plan -d"),
         ({"data": {"split": "missing"}}, "nnUNetv2_semisup split"),
@@ -93,3 +95,8 @@ def test_every_trainer_accepts_training_and_data_settings(in_toy):
         assert trainer.num_epochs == 7
         assert trainer.optimizer.param_groups[0]["lr"] == 0.005
         assert Path(trainer.output_folder).parts[-3] == DATASET
+
+
+def test_a_pretraining_without_any_term(in_toy):
+    weights = {"information": {"weight": 0}, "boundary": {"weight": 0}}
+    assert "nothing to learn" in refused(in_toy, weights, name="nnUNetTrainerBIMPretrain")

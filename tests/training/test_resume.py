@@ -15,6 +15,7 @@ import torch
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import methods
+from nnunetv2_semisup.training.checkpoint import restore_random_states
 from nnunetv2_semisup.training.run_log import read_log
 from tests.workspace import Workspace
 
@@ -186,3 +187,20 @@ def test_a_log_that_cannot_be_written_ends_the_training_in_one_line(in_toy):
     trainer.on_epoch_start()
     with files_of_at_most(10), pytest.raises(SemiSupervisedError, match=r"^cannot write .*File too large.*--c$"):
         trainer.on_epoch_end()
+
+
+def test_processes_go_on_with_draws_of_their_own(in_toy):
+    trainer = in_toy.trainer("nnUNetTrainerMIReg", LENGTH, plans_name="ranks")
+    trainer.initialize()
+    section = trainer.section()
+
+    def draws(rank: int) -> list[float]:
+        trainer.local_rank = rank
+        restore_random_states(trainer, section)
+        with trainer.streams.active():
+            unlabeled = torch.rand(()).item()
+        return [unlabeled, torch.rand((), generator=trainer.generator).item(), torch.rand(()).item()]
+
+    assert draws(0) == draws(0)
+    assert draws(1) == draws(1)
+    assert len({value for rank in range(3) for value in draws(rank)}) == 9

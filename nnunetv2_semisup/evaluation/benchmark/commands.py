@@ -49,8 +49,9 @@ def train_command(request: Request, run: Run, device: str) -> Command:
 
 
 def compare_command(benchmark: Benchmark) -> Command:
-    """The comparison of all runs."""
-    return ("nnUNetv2_semisup", "compare", str(benchmark.folder), "-o", str(benchmark.comparison))
+    """The comparison of all runs, which by hand have no benchmark's folder."""
+    folds = (str(fold_folder(run)) for run in benchmark.runs)
+    return ("nnUNetv2_semisup", "compare", *folds, "-o", str(benchmark.comparison))
 
 
 def line(command: Command) -> str:

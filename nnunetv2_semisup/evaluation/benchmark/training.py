@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from nnunetv2_semisup.data.lock import held
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.commands import train_command
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, is_finished
-from nnunetv2_semisup.evaluation.benchmark.lock import held
 from nnunetv2_semisup.evaluation.benchmark.runs import Run
 from nnunetv2_semisup.evaluation.steps import Step, run_step
 

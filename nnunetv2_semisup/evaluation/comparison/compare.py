@@ -55,7 +55,10 @@ def compare(paths: Sequence[Path], allowed: Sequence[str]) -> Comparison:
             two runs of the same name; a dataset that is not on this machine.
     """
     found = find_runs(paths)
-    reference = reference_of(found.runs)
+    try:
+        reference = reference_of(found.runs)
+    except SemiSupervisedError as error:
+        raise SemiSupervisedError(f"{error}{_reasons(found.refused)}") from None
     check_allowed(allowed, reference)
     folder = variable_folder("nnUNet_preprocessed") / reference.training.dataset
     if not folder.is_dir():
@@ -107,11 +110,15 @@ def _cases(run: Run, reference: Reference) -> tuple[str, ...]:
 
 def _check_rows(rows: Sequence[Row], refused: Sequence[Refused]) -> None:
     """Raises SemiSupervisedError where nothing is left to compare, with the reasons."""
-    reasons = "".join(f"; {line.name}: {line.reason}" for line in refused)
+    reasons = _reasons(refused)
     if not any(run.is_baseline for row in rows for run in row.runs):
         raise SemiSupervisedError(f"no run of {BASELINE} is left to compare with{reasons}")
     if len(rows) < 2:
         raise SemiSupervisedError(f"there is only {rows[0].title}, and nothing to compare it with{reasons}")
+
+
+def _reasons(refused: Sequence[Refused]) -> str:
+    return "".join(f"; {line.name}: {line.reason}" for line in refused)
 
 
 def _values(row: Row, scores: dict[Path, dict[str, Scores]], cases: Sequence[str]) -> Array:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_semisup.data.folders import read_json, variable_folder
-from nnunetv2_semisup.data.leakage import known_voxels
+from nnunetv2_semisup.data.folders import variable_folder
+from nnunetv2_semisup.data.leakage import voxel_hashes
 from nnunetv2_semisup.data.manifest import read_manifest
 from nnunetv2_semisup.data.raw_cases import training_cases
 from nnunetv2_semisup.data.workers import Workers
@@ -32,10 +32,7 @@ class VoxelNames:
         missing = [case for case in cases if case not in known and case not in self._raw]
         if missing and (files := self._raw_files(missing)):
             with Workers(processes) as workers:
-                known_voxels(files, self._reader, self._folder / CACHE, workers)
-            # Not what it returns, which holds one name for each hash: two equal cases are what is looked for.
-            kept = read_json(self._folder / CACHE)
-            self._raw |= {case: kept[case]["voxel_hash"] for case in files if case in kept}
+                self._raw |= voxel_hashes(files, self._reader, self._folder / CACHE, workers)
         return self._raw | known
 
     def _raw_files(self, cases: Sequence[str]) -> dict[str, tuple[str, ...]]:

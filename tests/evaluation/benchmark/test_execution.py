@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from nnunetv2_semisup.data.lock import held
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark import training
 from nnunetv2_semisup.evaluation.benchmark.execution import gpu_slots, run_here
 from nnunetv2_semisup.evaluation.benchmark.folder import fold_folder, is_finished, save_benchmark
-from nnunetv2_semisup.evaluation.benchmark.lock import held
 from nnunetv2_semisup.evaluation.benchmark.report import summary
 from tests.data.copies import copy_of
 from tests.evaluation.benchmark.asked import benchmark_in, finish

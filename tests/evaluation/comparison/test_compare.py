@@ -280,6 +280,12 @@ class TestBadInput:
         with pytest.raises(SemiSupervisedError, match="none of the runs is one of nnUNetTrainerLabeledOnly"):
             compare([lab.run("EntropyMin")], [])
 
+    def test_why_the_baseline_is_missing(self, lab):
+        lab.run("EntropyMin")
+        (lab.run() / "checkpoint_final.pth").unlink()
+        with pytest.raises(SemiSupervisedError, match=r"none of the runs .*; nnUNetTrainerLabeledOnly.*: is not fin"):
+            compare([lab.copies], [])
+
     def test_nothing_beside_the_baseline(self, lab):
         with pytest.raises(SemiSupervisedError, match="there is only LabeledOnly, 2 labels, and nothing"):
             compare([lab.run()], [])

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nnunetv2_semisup.errors import SemiSupervisedError
+
 _POLL_SECONDS = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -21,8 +23,15 @@ def held(file: Path, waiting: Callable[[], None]) -> Iterator[int]:
     A child process that inherits the descriptor keeps the lock when its parent is killed. While another process holds
     it, `waiting` is called again and again; what it raises ends the waiting. Where the file system has no locks,
     nothing is waited for.
+
+    Raises SemiSupervisedError where the file cannot be made.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise SemiSupervisedError(
+            f"cannot write {file} ({error.strerror}); mend that and type the same command again"
+        ) from error
     try:
         while not _taken(descriptor):
             waiting()
