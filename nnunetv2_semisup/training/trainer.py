@@ -406,8 +406,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         return ramp_factor(self.current_epoch, self.num_epochs, schedule.warmup, schedule.ramp)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        # No cache: torch before 2.10 or so keeps casts that were made without gradient, and a later pass with gradient
-        # takes them (pytorch/pytorch#65766). A pass reads every weight once, so there is nothing to save.
+        # Without the fix of pytorch/pytorch#65766 torch keeps casts that were made without gradient, and a later pass
+        # with gradient takes them. A pass reads every weight once, so that a cache spares nothing.
         return autocast("cuda", cache_enabled=False) if self.device.type == "cuda" else nullcontext()
 
     def _scaled(self, loss: Tensor) -> Tensor:
