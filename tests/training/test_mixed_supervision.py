@@ -16,7 +16,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_semisup import extension
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.methods import trainer_class
 from nnunetv2_semisup.networks.second_decoder import own_parameters
+from nnunetv2_semisup.regularizers.cps import CPS
+from nnunetv2_semisup.regularizers.mixedkd import MixedKD
 from nnunetv2_semisup.training.model_export import export_model
 from nnunetv2_semisup.training.run_log import read_log
 from tests.data.copies import DATA_IDENTIFIER, copy_of
@@ -149,6 +152,19 @@ def test_dense_batches_are_nnunets_and_sparse_ones_come_beside_them(mixed, worke
         sparse = batches[0]["target"][0]
         assert 0 < float((sparse == IGNORE).float().mean()) < 1
         trainer.on_train_end()
+
+
+def test_a_peer_beside_it_learns_from_the_dense_labels(in_mixed):
+    class nnUNetTrainerMixedCPS(trainer_class(NAME)):  # type: ignore[misc]
+        regularizers = (MixedKD, CPS)
+
+    settings = with_split("mixed", cross={"weight": 1.5}, schedule={"warmup": 1.0})
+    trainer = in_mixed.trainer(nnUNetTrainerMixedCPS, settings, plans_name="peer")
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in trainer.peer.parameters())
+    trainer.on_train_end()
 
 
 def test_the_share_of_dense_patches_sets_the_number_of_sparse_ones(in_mixed):
