@@ -12,6 +12,7 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from mixed_supervision import BUDGETS, DENSE, LABELED, run_name
 from results import RESULTS, read
 from wanted import BASE
@@ -34,26 +35,28 @@ def mean_dice(run: str) -> tuple[float, int] | None:
     return (float(np.mean([list(cases.values()) for cases in seeds.values()])), len(seeds)) if seeds else None
 
 
+def _draw(
+    axes: Axes, found: dict[float, tuple[float, int] | None], style: str, name: str, color: str | None = None
+) -> None:
+    """A line through the points that there are, each with its number of seeds."""
+    points = {amount: point for amount, point in found.items() if point}
+    axes.plot(list(points), [dice for dice, _ in points.values()], style, label=name, color=color)
+    for amount, (dice, seeds) in points.items():
+        label = f"{seeds} seed{'s' * (seeds > 1)}"
+        axes.annotate(label, (amount, dice), (5, -12), textcoords="offset points", fontsize=7)
+
+
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "annotation"
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     ends = {float(DENSE): mean_dice(BASE), float(LABELED): mean_dice(f"labeledonly-{LABELED}")}
-    known = {amount: found for amount, found in ends.items() if found}
-    axes.plot(
-        list(known), [dice for dice, _ in known.values()], "D--", color="0.4", label="LabeledOnly, dense labels alone"
-    )
+    _draw(axes, ends, "D--", "LabeledOnly, dense labels alone", "0.4")
     for name, (arm, marker) in LINES.items():
-        runs = {amount: mean_dice(run_name(arm, mode)) for mode, amount in amounts().items()}
-        points = {amount: found for amount, found in runs.items() if found}
-        axes.plot(list(points), [dice for dice, _ in points.values()], f"{marker}-", label=name)
-        known |= points
-    for amount, (dice, seeds) in known.items():
-        axes.annotate(
-            f"{seeds} seed{'s' * (seeds > 1)}", (amount, dice), (5, -12), textcoords="offset points", fontsize=7
-        )
+        _draw(axes, {amount: mean_dice(run_name(arm, mode)) for mode, amount in amounts().items()}, f"{marker}-", name)
     axes.set(xscale="log", xlabel="annotated voxels, in whole cases", ylabel="Dice of the left atrium")
     axes.set_xticks([4, 5, 8, 16], ["4", "5", "8", "16"])
     axes.minorticks_off()
+    axes.margins(0.12, 0.12)
     axes.legend(fontsize=8)
     figure.savefig(FILE, metadata={"Date": None})
 
