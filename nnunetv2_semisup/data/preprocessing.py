@@ -206,6 +206,7 @@ def _report(identifier: str, records: dict[str, Case], by_voxels: dict[str, str]
 def _settle(records: dict[str, Case], inventory: Inventory, known: dict[str, str], target: str, folder: Path) -> None:
     """Drop the records, and the files, of cases that have no place here any more."""
     present = set(os.listdir(folder))
+    left: list[str] = []
     for identifier, case in list(records.items()):
         protected = inventory.protected_identifiers.get(identifier) or known.get(case.voxel_hash)
         if case.origin == "unlabelled" and protected:
@@ -214,16 +215,21 @@ def _settle(records: dict[str, Case], inventory: Inventory, known: dict[str, str
             continue
         elif case.source[0] in inventory.faults:
             pass  # It was named among the faults.
-        elif (parent := str(Path(case.source[0]).parent)) in inventory.folders and case.origin == "unlabelled":
-            _say(f"{identifier} is not in {parent} any more: removed from the unlabelled cases")
         elif case.status == "done" and case.preprocessing_hash != target:
             _say(f"{identifier} was preprocessed for other plans and is not among the given images: removed")
         elif case.status == "done" and present.issuperset(case_files(identifier)):
+            if case.origin == "unlabelled" and str(Path(case.source[0]).parent) in inventory.folders:
+                left.append(identifier)
             continue
         elif all(Path(file).exists() for file in case.source):
             continue  # Of another folder than those given now: it is still to be made.
         del records[identifier]
         remove_case(identifier, folder)
+    if left:
+        _say(
+            f"{len(left)} finished cases stay although their images have left the folder, {left[0]} first; to withdraw "
+            f"one delete {folder}/{left[0]}.b2nd, for example, and type the same command again"
+        )
 
 
 def _refuse_twin(identifier: str, records: dict[str, Case], by_voxels: dict[str, str], outcome: Outcome) -> None:

@@ -86,7 +86,7 @@ def select_cases(
         )
     folder = unlabeled_folder(dataset_folder, data_identifier)
     _refuse_unusable(unlabeled, manifest, preprocessing_hash(plans, configuration), folder, command)
-    _refuse_leak(unlabeled, manifest, labeled_cases, set(chosen.unlabeled if chosen else ()), command)
+    _refuse_leak(unlabeled, manifest, labeled_cases, set(chosen.unlabeled if chosen else ()), folder, command)
     return replace(cases, unlabeled=tuple(sorted(unlabeled)))
 
 
@@ -128,7 +128,7 @@ def select_images(
         raise SemiSupervisedError(f"there is no image to learn from for {data_identifier}; type: {command}")
     folder = unlabeled_folder(dataset_folder, data_identifier)
     _refuse_unusable(images, manifest, preprocessing_hash(plans, configuration), folder, command)
-    _refuse_leak(images, manifest, labeled_cases, copies, command)
+    _refuse_leak(images, manifest, labeled_cases, copies, folder, command)
     return RunCases((), tuple(sorted(left_out)), tuple(sorted(images)))
 
 
@@ -230,7 +230,7 @@ def _refuse_unusable(unlabeled: list[str], manifest: Manifest, target: str, fold
 
 
 def _refuse_leak(
-    unlabeled: list[str], manifest: Manifest, labeled_cases: set[str], copies: set[str], command: str
+    unlabeled: list[str], manifest: Manifest, labeled_cases: set[str], copies: set[str], folder: Path, command: str
 ) -> None:
     """By name, `copies` of training cases apart, and by voxels where there are other copies to compare with."""
     if labeled := sorted(set(unlabeled) & labeled_cases - copies):
@@ -245,5 +245,6 @@ def _refuse_leak(
         other = names.setdefault(voxels, identifier)
         if other != identifier:
             raise SemiSupervisedError(
-                f"the unlabelled case {identifier} has the voxels of {other}; remove one of them and type: {command}"
+                f"the unlabelled case {identifier} has the voxels of {other}; delete its image and "
+                f"{folder}/{identifier}.b2nd, and type: {command}"
             )

@@ -249,12 +249,19 @@ def test_a_case_whose_files_are_gone_is_made_again_or_forgotten(desk):
     assert desk.select().unlabeled == ("unlabeled_000", "unlabeled_002")
 
 
-def test_an_image_that_was_withdrawn_is_removed(desk, capsys):
+def test_an_image_that_was_archived_leaves_its_case_and_one_that_was_withdrawn_none(desk, capsys):
     desk.preprocess()
     (desk.images / "unlabeled_001_0000.nii.gz").unlink()
-    outcome = desk.preprocess()
-    assert (outcome.made, outcome.skipped) == ([], ["unlabeled_000", "unlabeled_002"])
-    assert f"unlabeled_001 is not in {desk.images} any more: removed" in capsys.readouterr().err
+    desk.preprocess()
+    said = capsys.readouterr().err
+    assert "1 finished cases stay although their images have left the folder, unlabeled_001 first" in said
+    desk.assert_complete(*UNLABELED)
+
+    copy = desk.folder / "unlabeled_001.b2nd"
+    assert str(copy) in said
+    copy.unlink()
+    desk.preprocess()
+    assert "have left the folder" not in capsys.readouterr().err
     desk.assert_complete("unlabeled_000", "unlabeled_002")
     assert desk.select().unlabeled == ("unlabeled_000", "unlabeled_002")
 
