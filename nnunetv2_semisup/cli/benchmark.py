@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_semisup.arguments import positive
+
 if TYPE_CHECKING:
     from nnunetv2_semisup.evaluation.benchmark.runs import Request
 
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder of this benchmark; the same command again goes on there (default: "
                              "%(default)s)")  # fmt: skip
     parser.add_argument("-device", choices=("cpu", "cuda"), help="default: cuda where there is one, else cpu")
-    parser.add_argument("-np", type=_positive, metavar="N",
+    parser.add_argument("-np", type=positive, metavar="N",
                         help="trainings at the same time, each on a GPU of its own (default: 1; on SLURM as many as "
                              "the cluster lets)")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true",
@@ -99,13 +101,7 @@ def _request(args: argparse.Namespace, name: str) -> Request:
 
 
 def _count(text: str) -> int | str:
-    return text if text == "all" else _positive(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
+    return text if text == "all" else positive(text)
 
 
 def _number(text: str) -> int:

@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from nnunetv2_semisup.arguments import positive
+
 HELP = "preprocess unlabelled images as nnU-Net preprocesses its training images"
 EXAMPLE = "nnUNetv2_semisup preprocess -d 7 -c 3d_fullres -i /scans/2023 /scans/2024 -np 8"
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--training", action="store_true",
                         help="make image-only copies of the training cases too, for those that a split file "
                              "names unlabelled")  # fmt: skip
-    parser.add_argument("-np", dest="num_processes", type=_positive, metavar="N",
+    parser.add_argument("-np", dest="num_processes", type=positive, metavar="N",
                         help="processes, default: nnU-Net's")  # fmt: skip
     parser.add_argument("--part", type=_part, metavar="I/N", help="the I-th of N parts of the cases, for a job array")
     parser.add_argument("--overwrite", action="store_true",
@@ -73,12 +75,6 @@ def run(args: argparse.Namespace) -> int:
         print("Some cases were refused, see above; the others are ready. Mend or remove them and type the same command "
               "again.", file=sys.stderr)  # fmt: skip
     return 1 if num_refused else 0
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_semisup.arguments import positive
+
 if TYPE_CHECKING:
     from nnunetv2_semisup.data.sparsify.files import Row
 
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--foreground-only", action="store_true", help="annotate no background")
     parser.add_argument("--seed", type=_seed, default=0, metavar="S",
                         help="of every random choice, with the case's name; default: %(default)s")  # fmt: skip
-    parser.add_argument("-np", dest="num_processes", type=_positive, metavar="N",
+    parser.add_argument("-np", dest="num_processes", type=positive, metavar="N",
                         help="processes, default: nnU-Net's number, and at most one a core")  # fmt: skip
 
 
@@ -82,10 +84,4 @@ def _share(text: str) -> float:
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunetv2_semisup.arguments import positive
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 HELP = "write a split file: which training cases of a fold are labelled, which serve as unlabelled ones"
@@ -15,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="dataset id or name")
     parser.add_argument("-f", dest="fold", required=True, type=_fold, metavar="FOLD",
                         help="a fold of splits_final.json, or all")  # fmt: skip
-    parser.add_argument("--labeled", type=_positive, metavar="N", help="how many cases keep their labels")
-    parser.add_argument("--dense", type=_positive, metavar="N",
+    parser.add_argument("--labeled", type=positive, metavar="N", help="how many cases keep their labels")
+    parser.add_argument("--dense", type=positive, metavar="N",
                         help="for mixed supervision, not --labeled: how many cases have dense labels")  # fmt: skip
-    parser.add_argument("--sparse", type=_positive, metavar="M",
+    parser.add_argument("--sparse", type=positive, metavar="M",
                         help="and how many of the others have sparse ones; labels are not looked at")  # fmt: skip
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--seed", type=_seed, default=0, metavar="SEED",
@@ -70,10 +71,4 @@ def _fold(text: str) -> int | str:
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2**32 - 1")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)

@@ -129,9 +129,12 @@ def write_whole(text: str, file: Path) -> None:
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise SemiSupervisedError(
-            f"cannot write {file} ({error.strerror}); mend that and type the same command again"
-        ) from error
+        raise cannot_write(file, error) from error
+
+
+def cannot_write(file: Path, error: OSError) -> SemiSupervisedError:
+    """What to raise where a file of a command cannot be written."""
+    return SemiSupervisedError(f"cannot write {file} ({error.strerror}); mend that and type the same command again")
 
 
 def partial_name(file: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.data.folders import cannot_write
 
 _POLL_SECONDS = 0.5
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -29,9 +29,7 @@ def held(file: Path, waiting: Callable[[], None]) -> Iterator[int]:
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise SemiSupervisedError(
-            f"cannot write {file} ({error.strerror}); mend that and type the same command again"
-        ) from error
+        raise cannot_write(file, error) from error
     try:
         while not _taken(descriptor):
             waiting()

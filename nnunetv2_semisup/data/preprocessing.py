@@ -102,30 +102,13 @@ def preprocess_unlabeled(
         SemiSupervisedError: unknown configuration; data of other plans without `overwrite`; no space left.
     """
     place = _Place(dataset_folder, resolve_configuration(plans, configuration).data_identifier, part)
-    with held(place.manifest.with_suffix(".lock"), _waiting(place.folder)):
-        return _preprocess(place, dataset_json, plans, configuration, inventory, num_processes, overwrite)
-
-
-def _preprocess(
-    place: _Place,
-    dataset_json: dict[str, Any],
-    plans: dict[str, Any],
-    configuration: str,
-    inventory: Inventory,
-    num_processes: int,
-    overwrite: bool,
-) -> Outcome:
-    dataset_folder, part = place.dataset_folder, place.part
     target = preprocessing_hash(plans, configuration)
-    before = read_manifest(dataset_folder, place.data_identifier).cases
-    if not overwrite and any(case.status == "done" and case.preprocessing_hash != target for case in before.values()):
-        raise SemiSupervisedError(
-            f"{place.folder} was preprocessed for other plans than {plans['plans_name']}; to replace its cases type "
-            "the same command with --overwrite"
-        )
     outcome = Outcome(place.folder)
-    place.folder.mkdir(exist_ok=True)
-    with _empty_folder(place.unfinished), Workers(num_processes) as workers:
+    lock = held(place.manifest.with_suffix(".lock"), _waiting(place.folder))
+    with lock, _empty_folder(place.unfinished), Workers(num_processes) as workers:
+        before = read_manifest(dataset_folder, place.data_identifier).cases
+        if not overwrite:
+            _refuse_other_plans(before, target, place.folder, plans["plans_name"])
         known: dict[str, str] = {}
         if any(case.origin == "unlabelled" for case in (inventory.cases | before).values()):
             cache = dataset_folder / "labeled_voxel_hashes.json"
@@ -156,6 +139,14 @@ def _preprocess(
                 _report(identifier, records, by_voxels, outcome)
                 changed()
     return outcome
+
+
+def _refuse_other_plans(cases: dict[str, Case], target: str, folder: Path, plans_name: str) -> None:
+    if any(case.status == "done" and case.preprocessing_hash != target for case in cases.values()):
+        raise SemiSupervisedError(
+            f"{folder} was preprocessed for other plans than {plans_name}; to replace its cases type the same command "
+            "with --overwrite"
+        )
 
 
 def _skip_finished(
@@ -276,7 +267,7 @@ def _say(line: str) -> None:
 def _empty_folder(folder: Path) -> Iterator[None]:
     """A folder that is empty at first, and gone at the end."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     try:
         yield
     finally:

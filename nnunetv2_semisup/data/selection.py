@@ -74,7 +74,7 @@ def select_cases(
         if missing := sorted(set(chosen.unlabeled) - copies):
             raise SemiSupervisedError(
                 f"the split {split} names {missing[0]} unlabelled ({len(missing)} such cases), of which there is no "
-                f"image-only copy; type: {_with_training(command)}"
+                f"image-only copy; type: {_command(dataset_folder, plans, configuration, manifest, training=True)}"
             )
         unlabeled += chosen.unlabeled
     if not unlabeled and none_is_fine:
@@ -119,7 +119,7 @@ def select_images(
     elif fold != "all":
         val = tuple(stock_fold(dataset_folder, sorted(labeled_cases), fold)[1])
     manifest = read_manifest(dataset_folder, data_identifier)
-    command = _with_training(_command(dataset_folder, plans, configuration, manifest))
+    command = _command(dataset_folder, plans, configuration, manifest, training=True)
     _refuse_unfinished(manifest, command)
     left_out = set(val) if exclude_val and fold != "all" else set()
     copies = set(manifest.done("training")) - left_out
@@ -180,21 +180,19 @@ def _read_known_split(dataset_folder: Path, name: str, fold: int | str, labeled_
     return split
 
 
-def _command(dataset_folder: Path, plans: dict[str, Any], configuration: str, manifest: Manifest) -> str:
-    """What to type to preprocess all that the manifest knows, from where it was found."""
+def _command(
+    dataset_folder: Path, plans: dict[str, Any], configuration: str, manifest: Manifest, training: bool = False
+) -> str:
+    """What to type to preprocess all that the manifest knows, from where it was found; with copies if `training`."""
     command = ["nnUNetv2_semisup", "preprocess", "-d", dataset_option(dataset_folder.name), "-c", configuration]
     if plans["plans_name"] != "nnUNetPlans":
         command += ["-p", plans["plans_name"]]
     folders = sorted({Path(case.source[0]).parent for case in manifest.cases.values() if case.origin == "unlabelled"})
     if any(folder.parts[-2:] != (dataset_folder.name, "imagesUn") for folder in folders):
         command += ["-i", *map(str, folders)]
-    if any(case.origin == "training" for case in manifest.cases.values()):
+    if training or any(case.origin == "training" for case in manifest.cases.values()):
         command.append("--training")
     return shlex.join(command)
-
-
-def _with_training(command: str) -> str:
-    return command if command.endswith(" --training") else f"{command} --training"
 
 
 def _refuse_unknown(split: Split, labeled_cases: set[str], where: str) -> None:

@@ -34,7 +34,7 @@ from nnunetv2_semisup.losses.mutual_information import joint_probabilities, mutu
 from nnunetv2_semisup.losses.regularised_information import regularised_mi_of_joint
 from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
-from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, refuse_other_axes, window_radius
+from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, refuse_other_axes, spacing_at, window_radius
 
 SLAB_VOXELS = 8192
 """Voxels of a sample that are assigned to clusters at a time: their K maps shall stay in a processor's cache."""
@@ -145,8 +145,7 @@ class BIM(Regularizer):
         self.heads: Any = nn.ModuleList(
             ClusterHead(channels, clusters.count, clusters.head, facts.dim) for _ in range(clusters.sub_heads)
         )
-        strides = facts.levels.strides[clusters.tap]
-        self._spacing = [mm * stride for mm, stride in zip(facts.spacing, strides, strict=True)]
+        self._spacing = spacing_at(clusters.tap, facts)
         transform = settings.transform
         self._affine = AffineRange(
             transform.rotation, (transform.scale[0], transform.scale[1]), transform.translation, facts.in_plane
@@ -170,8 +169,7 @@ class BIM(Regularizer):
         """Windows from the spacing."""
         if settings.boundary.radius != "auto":
             return settings
-        strides = facts.levels.strides[settings.clusters.tap]
-        radius = window_radius(2, [mm * stride for mm, stride in zip(facts.spacing, strides, strict=True)])
+        radius = window_radius(2, spacing_at(settings.clusters.tap, facts))
         return settings.model_copy(update={"boundary": settings.boundary.model_copy(update={"radius": radius})})
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
+from nnunetv2_semisup.configuration.settings import Auto
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.regularizers.base import Outline
+from nnunetv2_semisup.regularizers.base import Facts, Outline
 
 BOTTLENECK = 0
 """The deepest level. Decoder stages are counted from the last one, -1."""
@@ -23,13 +23,18 @@ def refuse_missing_taps(key: str, taps: Sequence[int], outline: Outline) -> None
             )
 
 
-def refuse_other_axes(key: str, radius: Sequence[int] | Literal["auto"], outline: Outline) -> None:
+def refuse_other_axes(key: str, radius: Sequence[int] | Auto, outline: Outline) -> None:
     """Raise SemiSupervisedError where a radius, the value of the setting `key`, is of other axes than the patch."""
     axes = len(outline.patch_size)
     if radius != "auto" and len(radius) != axes:
         raise SemiSupervisedError(
             f"{key} = {list(radius)} is not allowed: the patch has {axes} axes; give {axes} numbers"
         )
+
+
+def spacing_at(tap: int, facts: Facts) -> list[float]:
+    """Millimetres per axis between the voxels of a level."""
+    return [mm * stride for mm, stride in zip(facts.spacing, facts.levels.strides[tap], strict=True)]
 
 
 def window_radius(voxels: int, spacing: Sequence[float]) -> list[int]:
