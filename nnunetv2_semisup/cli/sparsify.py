@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_semisup.arguments import positive
+from nnunetv2_semisup.arguments import positive, seed
 
 if TYPE_CHECKING:
     from nnunetv2_semisup.data.sparsify.files import Row
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=_share, required=True, metavar="SHARE",
                         help="at most this share of each case's voxels stays annotated; between 0 and 1")  # fmt: skip
     parser.add_argument("--foreground-only", action="store_true", help="annotate no background")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="S",
+    parser.add_argument("--seed", type=seed, default=0, metavar="S",
                         help="of every random choice, with the case's name; default: %(default)s")  # fmt: skip
     parser.add_argument("-np", dest="num_processes", type=positive, metavar="N",
                         help="processes, default: nnU-Net's number, and at most one a core")  # fmt: skip
@@ -79,9 +79,3 @@ def _share(text: str) -> float:
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1, both excluded")
     return share
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0")
-    return int(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunetv2_semisup.arguments import positive
+from nnunetv2_semisup.arguments import positive, seed
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 HELP = "write a split file: which training cases of a fold are labelled, which serve as unlabelled ones"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparse", type=positive, metavar="M",
                         help="and how many of the others have sparse ones; labels are not looked at")  # fmt: skip
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--seed", type=_seed, default=0, metavar="SEED",
+    choice.add_argument("--seed", type=seed, default=0, metavar="SEED",
                         help="of the draw of the labelled cases, default: %(default)s")  # fmt: skip
     choice.add_argument("--first", action="store_true", help="the first N by name instead of a draw")
     parser.add_argument("--group", metavar="REGEX",
@@ -65,10 +65,4 @@ def _fold(text: str) -> int | str:
         return text
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is neither a fold number nor all")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2**32 - 1")
     return int(text)
