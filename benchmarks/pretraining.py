@@ -5,8 +5,8 @@
 FOLDER of --data holds raw nnU-Net datasets. A killed run goes on where it stopped when the same command is given.
 Plans, split and validation are those of benchmarks/quality.py. A pre-training sees the images of all training cases, 60
 epochs of 50 steps of 2 cases; fine-tuning is nnUNetTrainerLabeledOnly from its last checkpoint, at `--rate` with a
-warm-up over a tenth of its epochs, for each of `--epochs` under a schedule of its own. From scratch it is nnU-Net's
-own rate without a warm-up. Every seed has a pre-training of its own.
+warm-up over a tenth of its epochs, for each of `--epochs` under a schedule of its own. From scratch there is no
+warm-up. Every seed has a pre-training of its own.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def train(dataset: int, trainer: str, name: str, settings: list[str], device: st
     method = "labeledonly" if trainer == LABELED else "bimpretrain"
     plan(dataset, method, name, settings)
     fold = fold_folder(dataset, trainer, name)
-    begun = [name for name in ("checkpoint_latest.pth", "checkpoint_final.pth") if (fold / name).exists()]
-    if trainer == LABELED or "checkpoint_final.pth" not in begun:
+    last = "validation/summary.json" if trainer == LABELED else "checkpoint_final.pth"
+    if not (fold / last).exists():
+        begun = any((fold / f"checkpoint_{which}.pth").exists() for which in ("latest", "final"))
         # nnU-Net takes either weights to start from or a training to go on with.
-        start = ["--c"] if begun else list(options)
-        train_plans(dataset, trainer, name, device, *start)
+        train_plans(dataset, trainer, name, device, *(["--c"] if begun else options))
     return fold
 
 
@@ -77,19 +77,21 @@ def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Pa
     """The fold's folder of a training from an arm's weights."""
     settings = [f"data.split=first{args.labels}", f"training.num_epochs={epochs}", *LENGTH[1:], "training.save_every=5"]
     settings += [f"training.seed={seed}"]
+    if args.rate != RATE:
+        settings.append(f"training.initial_lr={args.rate}")
     options: list[str] = []
     if ARMS[arm] is not None:
         weights = pretrained(args.dataset, arm, seed, args.device)
         write_log(weights.parent, args.output / log_name(args.dataset, f"pre-{arm}", seed))
         options = ["-pretrained_weights", str(weights)]
-        settings += [f"training.initial_lr={args.rate}", f"training.lr_warmup_epochs={max(epochs // 10, 1)}"]
+        settings.append(f"training.lr_warmup_epochs={max(epochs // 10, 1)}")
     name = plans_name(run_name(arm, args.labels, epochs, args.rate), seed)
     return train(args.dataset, LABELED, name, settings, args.device, *options)
 
 
 def run_name(arm: str, labels: int, epochs: int, rate: float = RATE) -> str:
     """Of a fine-tuning, in the names of its plans and its file; one is LabeledOnly's of benchmarks/quality.py."""
-    if ARMS[arm] is not None:
+    if ARMS[arm] is not None or rate != RATE:
         return f"{arm}-rate{rate:g}-{labels}-epochs{epochs}"
     return f"labeledonly-{labels}" if f"training.num_epochs={epochs}" in LENGTH else f"{arm}-{labels}-epochs{epochs}"
 
@@ -114,7 +116,7 @@ def main() -> None:
     parser = runs_parser(__doc__, ARMS, (0, 1, 2))
     parser.add_argument("--labels", type=int, default=4, help="labelled cases, the first by name")
     parser.add_argument("--epochs", nargs="+", type=int, default=[60, 30, 15], help="lengths of fine-tuning")
-    parser.add_argument("--rate", type=float, default=RATE, help="largest learning rate of fine-tuning")
+    parser.add_argument("--rate", type=float, default=RATE, help="largest learning rate")
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
     run_all(parser.parse_args())
