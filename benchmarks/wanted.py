@@ -70,6 +70,7 @@ STARTS = {
         *(Start(arm, 60, 1, labels) for labels in (8, 16) for arm in ("scratch", "bim")),
         *(Start("bim", epochs, 1, rate=0.003) for epochs in (60, 30, 15)),
         *(Start("bim-slow", epochs, 1) for epochs in (60, 30, 15)),
+        *(Start(arm, 15, 1, rate=0.02) for arm in ("scratch", "bim")),
         Start("bim-slow", 15, 1, rate=0.003),
         Start("untrained", 15, 1),
         *(Start(arm, 60, 1) for arm in ("bim-alpha0", "bim-noboundary", "iic", "infonce", "masked")),
@@ -177,7 +178,7 @@ def missing(folder: Path) -> list[Missing]:
         for variants in data.variants.values():
             arms |= variants
         for arm, wanted in arms.items():
-            seeds = tuple(seed for seed in range(wanted) if not (folder / csv_name(data.number, arm, seed)).exists())
+            seeds = _missing_seeds(folder, data, arm, wanted)
             if seeds:
                 hours = len(seeds) * data.minutes * ratios.get(ARMS[arm][0], longest) / 60
                 found.append(Missing(data.number, arm, seeds, hours))
@@ -201,8 +202,7 @@ def _step_ratios(folder: Path, pattern: str) -> dict[str, float]:
 def _missing_mixtures(folder: Path, data: Dataset, ratio: float) -> list[Missing]:
     found = []
     for row in MIXTURES:
-        wanted = range(row.seeds)
-        seeds = tuple(seed for seed in wanted if not (folder / csv_name(data.number, row.run, seed)).exists())
+        seeds = _missing_seeds(folder, data, row.run, row.seeds)
         if seeds:
             is_stock = mixed_supervision.ARMS[row.arm][0] == "labeledonly"
             hours = len(seeds) * data.minutes * (1 if is_stock else ratio) / 60
@@ -211,13 +211,20 @@ def _missing_mixtures(folder: Path, data: Dataset, ratio: float) -> list[Missing
     return found
 
 
+def _missing_seeds(folder: Path, data: Dataset, run: str, wanted: int) -> tuple[int, ...]:
+    """The first seeds without a file, of as many as are wanted beside those that have one, whichever these are."""
+    start = csv_name(data.number, run, 0).removesuffix("0.csv")
+    present = {int(file.stem.removeprefix(start)) for file in folder.glob(f"{start}*.csv")}
+    missing = [seed for seed in range(wanted + len(present)) if seed not in present]
+    return tuple(missing[: max(wanted - len(present), 0)])
+
+
 def _missing_starts(folder: Path, data: Dataset, starts: list[Start]) -> list[Missing]:
     found = []
     for start in starts:
         if start.run in ARMS:
             continue
-        wanted = range(start.seeds)
-        seeds = tuple(seed for seed in wanted if not (folder / csv_name(data.number, start.run, seed)).exists())
+        seeds = _missing_seeds(folder, data, start.run, start.seeds)
         if seeds:
             hours = len(seeds) * data.minutes * start.epochs / 60 / 60
             # The first row of an arm pre-trains for all of them.
