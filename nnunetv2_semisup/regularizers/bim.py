@@ -37,7 +37,9 @@ from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regulari
 from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, refuse_other_axes, spacing_at, window_radius
 
 SLAB_VOXELS = 8192
-"""Voxels of a sample that are assigned to clusters at a time: their K maps shall stay in a processor's cache."""
+"""Voxels of a sample that are assigned to clusters at a time, on a CPU: their K maps shall stay in its cache."""
+SLAB_VOXELS_ON_DEVICE = 2**17
+"""As many on a GPU, which starts some hundred kernels a slab and needs many voxels to be occupied."""
 
 LEAST_SHARE = 0.1
 """A cluster counts as used from this share of its fair part (1/K of the voxels) on."""
@@ -272,11 +274,16 @@ def _assign(head: ClusterHead, moved: Tensor, features: Tensor, valid: Tensor) -
     Slab by slab, each made anew in the backward: the maps of K clusters, the largest tensors of a step, never exist
     as a whole.
     """
-    planes = max(SLAB_VOXELS // features.shape[3:].numel(), 1)
-    slabs = zip(*(torch.split(x, planes, dim=2) for x in (moved, features, valid)), strict=True)
+    slabs = zip(*(torch.split(x, _slab_planes(x), dim=2) for x in (moved, features, valid)), strict=True)
     parts = [checkpoint(_assign_slab, head, *slab, use_reentrant=False, preserve_rng_state=False) for slab in slabs]
     joints, first, second = zip(*parts, strict=True)
     return torch.stack(joints).sum(0), torch.cat(first, dim=2), torch.cat(second, dim=2)
+
+
+def _slab_planes(maps: Tensor) -> int:
+    """How many planes of [B, C, *S] make a slab."""
+    voxels = SLAB_VOXELS if maps.device.type == "cpu" else SLAB_VOXELS_ON_DEVICE
+    return max(voxels // maps.shape[3:].numel(), 1)
 
 
 def _assign_slab(head: ClusterHead, moved: Tensor, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -202,3 +202,9 @@ def test_slabs_of_any_thickness_give_the_same_terms_and_gradients(voxels, monkey
     expected = gradients()
     monkeypatch.setattr(bim, "SLAB_VOXELS", voxels)
     torch.testing.assert_close(gradients(), expected)
+
+
+@pytest.mark.parametrize(("device", "slabs"), [("cpu", 128), ("meta", 16)])
+def test_a_patch_of_nnunets_own_size_takes_few_slabs_where_kernels_must_be_started(device, slabs):
+    patch = torch.empty(1, 1, 128, 128, 128, device=device)
+    assert len(torch.split(patch, bim._slab_planes(patch), dim=2)) == slabs
