@@ -3,9 +3,9 @@
     python benchmarks/depth.py --data FOLDER --work FOLDER --dataset 804 --arms bim scratch --seeds 1 -device cpu
 
 FOLDER as in benchmarks/pretraining.py, whose trainings are used, and run where they are missing: the pre-training of
-an arm, or for `scratch` the supervised training. Patches around foreground of the validation cases are
-predicted twice, the second time with zeros in place of what a decoder stage gets from below. "Kept" is the Dice of the
-two maps, mean over the clusters in use of the first sub-head, or over the foreground classes.
+an arm, or for `scratch` the supervised training. Patches around foreground of the validation cases are predicted twice,
+the second time with zeros in place of what a decoder stage gets from below. "Kept" is the Dice of the two maps, mean
+over the clusters in use of the first sub-head, or over the foreground classes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pretraining import RATE, fine_tuned, pretrained
-from quality import dice, prepare, preprocessed_folder, runs_parser, set_environment
+from quality import SMALL, dice, prepare, preprocessed_folder, runs_parser, set_environment
 from table import publish
 from torch import Tensor, nn
 
 from nnunetv2_semisup.evaluation.clusters.model import load_cluster_model
 from nnunetv2_semisup.networks.features import Levels, forward_with_features
 from nnunetv2_semisup.networks.from_plans import network_from_plans
+from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 
 PATCHES = 32
 Predict = Callable[[Tensor], Tensor]
@@ -38,7 +39,7 @@ def segmentation(model_folder: Path) -> tuple[Any, Predict]:
     """The network of a finished training, and the labels that it gives to patches [B, C, *spatial]."""
     plans, dataset_json = (json.loads((model_folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
     network: nn.Module = network_from_plans(plans, "3d_fullres", dataset_json)
-    checkpoint = torch.load(model_folder / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    checkpoint = read_checkpoint(model_folder / "fold_0" / "checkpoint_final.pth")
     network.load_state_dict(checkpoint["network_weights"])
     return network, lambda patches: network(patches).argmax(1)
 
@@ -57,7 +58,7 @@ def clusters(model_folder: Path) -> tuple[Any, Predict]:
 def validation_patches(dataset: int) -> Tensor:
     """[PATCHES, C, *patch size], around foreground, the same ones every time."""
     folder = preprocessed_folder(dataset)
-    plans = PlansManager(str(folder / "nnUNetPlans_small.json"))
+    plans = PlansManager(str(folder / f"{SMALL}.json"))
     configuration = plans.get_configuration("3d_fullres")
     cases = str(folder / configuration.data_identifier)
     (split,) = json.loads((folder / "splits_final.json").read_text())
