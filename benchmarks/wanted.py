@@ -216,8 +216,8 @@ def _missing_seeds(folder: Path, data: Dataset, run: str, wanted: int) -> tuple[
     """The first seeds without a file, of as many as are wanted beside those that have one, whichever these are."""
     start = csv_name(data.number, run, 0).removesuffix("0.csv")
     present = {int(file.stem.removeprefix(start)) for file in folder.glob(f"{start}*.csv")}
-    missing = [seed for seed in range(wanted + len(present)) if seed not in present]
-    return tuple(missing[: max(wanted - len(present), 0)])
+    others = [seed for seed in range(wanted + len(present)) if seed not in present]
+    return tuple(others[: max(wanted - len(present), 0)])
 
 
 def _missing_starts(folder: Path, data: Dataset, starts: list[Start]) -> list[Missing]:

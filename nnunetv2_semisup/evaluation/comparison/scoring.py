@@ -73,11 +73,10 @@ class CaseScorer:
 
         torch.set_num_threads(1)
         prediction, its_properties = self._read(file)
-        if self.reader == "Tiff3DIO":
-            # nnU-Net copies labels to the truth without the file beside a TIFF that says its spacing.
-            if not file.with_suffix(".json").is_file():
-                raise SemiSupervisedError(f"{file} has no spacing; copy {file.stem}.json of its image beside it")
-            properties = its_properties
+        if "spacing" not in its_properties:
+            raise SemiSupervisedError(f"{file} has no spacing; copy {file.stem}.json of its image beside it")
+        # nnU-Net copies labels to the truth without the file beside a TIFF that says its spacing.
+        properties = its_properties | properties
         if difference := _other_geometry(truth.shape, properties, prediction.shape, its_properties):
             raise SemiSupervisedError(f"{file} has another geometry than the truth: {difference}")
         foreign = np.setdiff1d(prediction[~np.isin(prediction, self.structures.values)], [])
@@ -90,9 +89,10 @@ class CaseScorer:
         return np.array([structure_scores(a & counts, b & counts, properties["spacing"]) for a, b in masks])
 
     def _read(self, file: Path) -> tuple[Labels, dict[str, Any]]:
-        # The reader warns of a TIFF without spacing.
         with redirect_stdout(StringIO()):
             values, properties = recursive_find_reader_writer_by_name(self.reader)().read_seg(str(file))
+        if self.reader == "Tiff3DIO" and not file.with_suffix(".json").is_file():
+            del properties["spacing"]  # The reader warns and assumes 1 mm.
         labels = values[0].astype(np.int32)
         if not np.array_equal(labels, values[0]):
             foreign = values[0][labels != values[0]][0]

@@ -25,6 +25,9 @@ def test_a_tiff_is_measured_in_the_spacing_of_the_prediction(tmp_path):
     ((dice, _, hausdorff, *_),) = result.scores[prediction]
     assert dice == pytest.approx(2 / 3)
     assert hausdorff == pytest.approx(4)
+    (truth / "case.json").write_text('{"spacing": [2, 1, 1]}')
+    (fault,) = CaseScorer("Tiff3DIO", structures)(Task("case", truth / "case.tif", (prediction,))).faults.values()
+    assert "has another geometry than the truth: spacing" in fault
     (prediction / "case.json").unlink()
     (fault,) = CaseScorer("Tiff3DIO", structures)(Task("case", truth / "case.tif", (prediction,))).faults.values()
     assert fault.endswith("case.tif has no spacing; copy case.json of its image beside it")
