@@ -21,7 +21,7 @@ from cluster_quality import CLUSTERED
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from pretraining import RATE, fine_tuned, pretrained
+from pretraining import METHOD, RATE, fine_tuned, pretrained
 from quality import SMALL, dice, prepare, preprocessed_folder, runs_parser, set_environment
 from table import publish
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=4, help="labelled cases of the supervised training")
     parser.add_argument("--epochs", type=int, default=60, help="its length")
     parser.add_argument("-device", default="cpu")
-    parser.set_defaults(rate=RATE)
+    parser.set_defaults(rate=RATE, method=METHOD)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     set_environment(args.data, args.work)

@@ -4,7 +4,7 @@
 
 FOLDER of --data holds raw nnU-Net datasets. A killed run goes on where it stopped when the same command is given.
 Plans, split and validation are those of benchmarks/quality.py. A pre-training sees the images of all training cases, 60
-epochs of 50 steps of 2 cases; fine-tuning is nnUNetTrainerLabeledOnly from its last checkpoint, at `--rate` with a
+epochs of 50 steps of 2 cases; fine-tuning is training with `--method` from its last checkpoint, at `--rate` with a
 warm-up over a tenth of its epochs, for each of `--epochs` under a schedule of its own. From scratch there is no
 warm-up. Every seed has a pre-training of its own.
 """
@@ -28,11 +28,15 @@ from quality import (
     runs_parser,
     set_environment,
     train_plans,
+    trainer_of,
     write_log,
     write_run,
 )
 
-LABELED = "nnUNetTrainerLabeledOnly"
+from nnunetv2_semisup.methods import methods
+
+METHOD = "labeledonly"
+"""Stock nnU-Net's training, with the labels of a split."""
 RATE = 0.01
 """nnU-Net's own largest learning rate."""
 RIVALS = Path(__file__).parent / "rivals"
@@ -52,48 +56,48 @@ ARMS: dict[str, tuple[str, list[str]] | None] = {
 """Arm -> trainer of the pre-training, settings that differ from BIM's preset; None: there is none."""
 
 
-def train(dataset: int, trainer: str, name: str, settings: list[str], device: str, *options: str) -> Path:
-    """Train with stock's command, or go on; returns the fold's folder."""
-    method = "labeledonly" if trainer == LABELED else "bimpretrain"
-    plan(dataset, method, name, settings)
-    fold = fold_folder(dataset, trainer, name)
-    last = "validation/summary.json" if trainer == LABELED else "checkpoint_final.pth"
-    if not (fold / last).exists():
-        begun = any((fold / f"checkpoint_{which}.pth").exists() for which in ("latest", "final"))
-        # nnU-Net takes either weights to start from or a training to go on with.
-        train_plans(dataset, trainer, name, device, *(["--c"] if begun else options))
-    return fold
-
-
 def pretrained(dataset: int, arm: str, seed: int, device: str) -> Path:
-    """The last checkpoint of a pre-training, which runs where it is missing."""
+    """The last checkpoint of a pre-training, which runs, or goes on, where it is missing."""
     trainer, changes = ARMS[arm] or (BIM, [])
+    name = plans_name(f"pre-{arm}", seed)
     chosen = dict(setting.split("=") for setting in [*LENGTH[:2], f"training.seed={seed}", *changes])
-    settings = [f"{key}={value}" for key, value in chosen.items()]
-    return train(dataset, trainer, plans_name(f"pre-{arm}", seed), settings, device) / "checkpoint_final.pth"
+    checkpoint = fold_folder(dataset, trainer, name) / "checkpoint_final.pth"
+    if not checkpoint.exists():
+        plan(dataset, "bimpretrain", name, [f"{key}={value}" for key, value in chosen.items()])
+        train_plans(dataset, trainer, name, device, "--c")
+    return checkpoint
 
 
 def fine_tuned(args: argparse.Namespace, arm: str, epochs: int, seed: int) -> Path:
-    """The fold's folder of a training from an arm's weights."""
+    """The fold's folder of a training from an arm's weights, which runs, or goes on, where it is not finished."""
     settings = [f"data.split=first{args.labels}", f"training.num_epochs={epochs}", *LENGTH[1:], "training.save_every=5"]
     settings += [f"training.seed={seed}"]
     if args.rate != RATE:
         settings.append(f"training.initial_lr={args.rate}")
-    options: list[str] = []
+    start: list[str] = []
     if ARMS[arm] is not None:
         weights = pretrained(args.dataset, arm, seed, args.device)
         write_log(weights.parent, args.output / log_name(args.dataset, f"pre-{arm}", seed))
-        options = ["-pretrained_weights", str(weights)]
+        start = ["-pretrained_weights", str(weights)]
         settings.append(f"training.lr_warmup_epochs={max(epochs // 10, 1)}")
-    name = plans_name(run_name(arm, args.labels, epochs, args.rate), seed)
-    return train(args.dataset, LABELED, name, settings, args.device, *options)
+    name = plans_name(run_name(arm, args.labels, epochs, args.rate, args.method), seed)
+    trainer = trainer_of(args.method)
+    fold = fold_folder(args.dataset, trainer, name)
+    if not (fold / "validation" / "summary.json").exists():
+        plan(args.dataset, args.method, name, settings)
+        begun = any((fold / f"checkpoint_{which}.pth").exists() for which in ("latest", "final"))
+        # nnU-Net takes either weights to start from or a training to go on with.
+        train_plans(args.dataset, trainer, name, args.device, *(["--c"] if begun else start))
+    return fold
 
 
-def run_name(arm: str, labels: int, epochs: int, rate: float = RATE) -> str:
-    """Of a fine-tuning, in the names of its plans and its file; one is LabeledOnly's of benchmarks/quality.py."""
-    if ARMS[arm] is not None or rate != RATE:
-        return f"{arm}-rate{rate:g}-{labels}-epochs{epochs}"
-    return f"labeledonly-{labels}" if f"training.num_epochs={epochs}" in LENGTH else f"{arm}-{labels}-epochs{epochs}"
+def run_name(arm: str, labels: int, epochs: int, rate: float = RATE, method: str = METHOD) -> str:
+    """Of a fine-tuning, in the names of its plans and its file; some from scratch are arms of benchmarks/quality.py."""
+    if ARMS[arm] is None and rate == RATE and f"training.num_epochs={epochs}" in LENGTH:
+        return f"{method}-{labels}"
+    start = arm if method == METHOD else f"{arm}-{method}"
+    at = "" if ARMS[arm] is None and rate == RATE else f"rate{rate:g}-"
+    return f"{start}-{at}{labels}-epochs{epochs}"
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -107,7 +111,7 @@ def run_all(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         for arm in args.arms:
             for epochs in args.epochs:
-                run = run_name(arm, args.labels, epochs, args.rate)
+                run = run_name(arm, args.labels, epochs, args.rate, args.method)
                 if not (args.output / csv_name(args.dataset, run, seed)).exists():
                     write_run(fine_tuned(args, arm, epochs, seed), args.output, args.dataset, run, seed)
 
@@ -117,6 +121,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=4, help="labelled cases, the first by name")
     parser.add_argument("--epochs", nargs="+", type=int, default=[60, 30, 15], help="lengths of fine-tuning")
     parser.add_argument("--rate", type=float, default=RATE, help="largest learning rate")
+    parser.add_argument("--method", choices=methods(), default=METHOD, help="of fine-tuning")
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the CSV files")
     run_all(parser.parse_args())

@@ -76,7 +76,7 @@ def main_table(folder: Path, data: Dataset) -> str:
             ours, base, full = found
             share = _interval(share_interval(ours - base, full - base), ".2f")
         cells = difference, better, p.get(arm, "-"), share
-        lines.append(_row(_name(arm), _labels(arm), *_dice(folder, data, arm, wanted), *cells))
+        lines.append(_row(_name(ARMS[arm][0]), _labels(arm), *_dice(folder, data, arm, wanted), *cells))
     return "\n".join(lines)
 
 
@@ -103,11 +103,11 @@ def pretraining_table(folder: Path, data: Dataset, starts: list[Start]) -> str:
     """Every start, number of labels and length beside training from scratch for as long, and for the longest."""
     longest = max(start.epochs for start in starts)
     heads = "to scratch, as long", f"to scratch, {longest} epochs"
-    lines = [_row("start", "labels", "rate", "epochs", *DICE, *heads), _rule(10)]
+    lines = [_row("start", "then", "labels", "rate", "epochs", *DICE, *heads), _rule(11)]
     for start in starts:
         bases = start.scratch, replace(start.scratch, epochs=longest)
         differences = [_difference(folder, data, start.run, base.run) for base in bases]
-        how = str(start.labels), f"{start.rate:g}", str(start.epochs)
+        how = _name(start.method), str(start.labels), f"{start.rate:g}", str(start.epochs)
         lines.append(_row(f"`{start.arm}`", *how, *_dice(folder, data, start.run, start.seeds), *differences))
     return "\n".join(lines)
 
@@ -187,8 +187,9 @@ def _dice(folder: Path, data: Dataset, arm: str, wanted: int) -> tuple[str, str,
     return seeds, f"{np.mean(means):.4f}", spread, largest
 
 
-def _name(arm: str) -> str:
-    return " + ".join(methods()[name].removeprefix("nnUNetTrainer") for name in ARMS[arm][0].split("+"))
+def _name(method: str) -> str:
+    """Of a method's trainer, or of the trainers of "FIRST+SECOND", without nnU-Net's prefix."""
+    return " + ".join(methods()[name].removeprefix("nnUNetTrainer") for name in method.split("+"))
 
 
 def _labels(arm: str) -> str:

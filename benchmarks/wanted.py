@@ -37,7 +37,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Start:
-    """A row of the pre-trainings' table: what nnU-Net starts from, and how it trains.
+    """A row of the pre-trainings' table: what a training starts from, and how it goes on.
 
     Attributes:
         arm: of benchmarks/pretraining.py.
@@ -45,6 +45,7 @@ class Start:
         seeds: wanted.
         labels: labelled cases.
         rate: largest learning rate of fine-tuning.
+        method: of fine-tuning.
     """
 
     arm: str
@@ -52,22 +53,24 @@ class Start:
     seeds: int
     labels: int = 4
     rate: float = pretraining.RATE
+    method: str = pretraining.METHOD
 
     @property
     def run(self) -> str:
         """In the names of the files."""
-        return pretraining.run_name(self.arm, self.labels, self.epochs, self.rate)
+        return pretraining.run_name(self.arm, self.labels, self.epochs, self.rate, self.method)
 
     @property
     def scratch(self) -> Start:
-        """The row with the same labels and length without a pre-training."""
-        return Start("scratch", self.epochs, self.seeds, self.labels)
+        """The row with the same labels, length and method without a pre-training."""
+        return Start("scratch", self.epochs, self.seeds, self.labels, method=self.method)
 
 
 STARTS = {
     "left-atrium": [
         *(Start(arm, epochs, 3) for epochs in (60, 30, 15) for arm in ("scratch", "bim")),
-        *(Start(arm, 60, 1, labels) for labels in (8, 16) for arm in ("scratch", "bim")),
+        *(Start(arm, 60, 1, labels) for labels in (2, 8, 16) for arm in ("scratch", "bim")),
+        *(Start(arm, 60, 1, method="fixmatch") for arm in ("scratch", "bim")),
         *(Start("bim", epochs, 1, rate=0.003) for epochs in (60, 30, 15)),
         *(Start("bim-slow", epochs, 1) for epochs in (60, 30, 15)),
         *(Start(arm, 15, 1, rate=0.02) for arm in ("scratch", "bim")),
@@ -187,7 +190,9 @@ def missing(folder: Path) -> list[Missing]:
     mixtures = _missing_mixtures(
         folder, left_atrium, _step_ratios(folder, "sparse_step_cpu.csv").get("mixedkd", longest)
     )
-    pretrained = [runs for name, starts in STARTS.items() for runs in _missing_starts(folder, DATASETS[name], starts)]
+    pretrained = [
+        runs for name, starts in STARTS.items() for runs in _missing_starts(folder, DATASETS[name], starts, ratios)
+    ]
     return found + pretrained + mixtures
 
 
@@ -220,18 +225,19 @@ def _missing_seeds(folder: Path, data: Dataset, run: str, wanted: int) -> tuple[
     return tuple(others[: max(wanted - len(present), 0)])
 
 
-def _missing_starts(folder: Path, data: Dataset, starts: list[Start]) -> list[Missing]:
+def _missing_starts(folder: Path, data: Dataset, starts: list[Start], ratios: dict[str, float]) -> list[Missing]:
     found = []
+    longest = max(ratios.values())
     for start in starts:
         if start.run in ARMS:
             continue
         seeds = _missing_seeds(folder, data, start.run, start.seeds)
         if seeds:
-            hours = len(seeds) * data.minutes * start.epochs / 60 / 60
+            hours = len(seeds) * data.minutes * ratios.get(start.method, longest) * start.epochs / 60 / 60
             # The first row of an arm pre-trains for all of them.
             if start.arm != "scratch" and start == next(first for first in starts if first.arm == start.arm):
                 hours += len(seeds) * PRETRAINING_HOURS
             options = "--labels", str(start.labels), "--rate", f"{start.rate:g}", "--epochs", str(start.epochs)
-            script = ("benchmarks/pretraining.py", *options)
+            script = ("benchmarks/pretraining.py", *options, "--method", start.method)
             found.append(Missing(data.number, start.arm, seeds, hours, script))
     return found
