@@ -135,7 +135,7 @@ def console_script(name: str) -> str:
     """Absolute path of a command that is installed beside the Python that runs us."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
-        raise SemiSupervisedError(f"{path} is missing; install again: {sys.executable} -m pip install nnunetv2-semisup")
+        raise SemiSupervisedError(f"{path} is missing; in the clone type: {sys.executable} -m pip install -e .")
     return str(path)
 
 

@@ -18,3 +18,8 @@ def regional_means(features: Tensor, regions: Sequence[int], mask: Tensor | None
     if len(regions) == 3:
         return F.adaptive_avg_pool3d(features, (regions[0], regions[1], regions[2]))
     return F.adaptive_avg_pool2d(features, (regions[0], regions[1]))
+
+
+def mostly(mask: Tensor, regions: Sequence[int], least: float = 0.5) -> Tensor:
+    """Where a mask [B, 1, *S], bool or 0/1, fills at least this share of a region: bool [B, 1, *regions]."""
+    return regional_means(mask.float(), regions) >= least

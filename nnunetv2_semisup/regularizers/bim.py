@@ -33,6 +33,7 @@ from nnunetv2_semisup.losses.entropy import shannon_entropy
 from nnunetv2_semisup.losses.mutual_information import joint_probabilities, mutual_information
 from nnunetv2_semisup.losses.regularised_information import regularised_mi_of_joint
 from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
+from nnunetv2_semisup.networks.pooling import mostly
 from nnunetv2_semisup.regularizers.base import Facts, Outcome, Outline, Regularizer, Step
 from nnunetv2_semisup.regularizers.taps import refuse_missing_taps, refuse_other_axes, spacing_at, window_radius
 
@@ -41,6 +42,8 @@ SLAB_VOXELS = 8192
 SLAB_VOXELS_ON_DEVICE = 2**17
 """As many on a GPU, which starts some hundred kernels a slab and needs many voxels to be occupied."""
 
+WHOLLY = 0.999
+"""A coarse voxel counts as inside from this share of its voxels on; the rest is rounding."""
 LEAST_SHARE = 0.1
 """A cluster counts as used from this share of its fair part (1/K of the voxels) on."""
 
@@ -196,7 +199,9 @@ class BIM(Regularizer):
         size = features.shape[2:]
         if image.shape[2:] != size:
             image = F.interpolate(image, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
-            valid = F.interpolate(valid.float(), size=size, mode="nearest").bool()
+            # Features were resampled on their own grid, whose voxels mix in what is outside from farther away.
+            known = torch.ones_like(valid) if step.valid is None else step.valid
+            valid = geometry(mostly(known, size, WHOLLY)) & mostly(valid, size, WHOLLY)
         compare = partial(self._compare, valid=valid, boundary_of=self._boundary_of(image, valid), reduce=step.reduce)
         turn = [self.heads[step.number % len(self.heads)]] if self.settings.clusters.in_turn else self.heads
         results = [compare(head, moved, features) for head in turn]
@@ -219,6 +224,8 @@ class BIM(Regularizer):
         joint, *entropies = _assign(head, moved, features, valid)
         joint = reduce(joint)
         information = regularised_mi_of_joint(joint, settings.information.alpha, settings.information.balance)
+        if settings.boundary.weight == 0:  # still a sign of life, without the cost of its gradient
+            entropies = [entropy.detach() for entropy in entropies]
         boundary = torch.stack([boundary_of(entropy) for entropy in entropies]).mean()
         with torch.no_grad():
             p = joint_probabilities(joint)
@@ -235,8 +242,6 @@ class BIM(Regularizer):
     def _boundary_of(self, image: Tensor, valid: Tensor) -> Callable[[Tensor], Tensor]:
         """The boundary loss of an assignment's entropy in this image, whose edges are computed once."""
         settings = self.settings.boundary
-        if settings.weight == 0:
-            return lambda entropy: entropy.new_zeros(())
         if settings.form == "released":
             return lambda entropy: released_boundary_loss(entropy, image, settings.gamma)
         edges, known = edge_map(image, self._spacing, settings.gamma, valid)

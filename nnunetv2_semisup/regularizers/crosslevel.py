@@ -138,7 +138,9 @@ class CrossLevel(Regularizer):
             self._switch = switch_epoch(facts.num_epochs, settings.schedule.warmup, settings.phases.switch)
             self.gradient_views = 1
         self._cells = settings.cells.place(facts.patch_size, facts.levels.strides[0])
-        stride = None if contrast.sites == "cells" else facts.levels.strides[int(contrast.sites)]
+        # Without a contrast the cells themselves, which are few: nothing is contrasted.
+        of_cells = contrast.weight == 0 or contrast.sites == "cells"
+        stride = None if of_cells else facts.levels.strides[int(contrast.sites)]
         self._sites = Sites(self._cells, facts.patch_size, stride)
         self.sign_names: Sequence[str] = AGREEMENT
         if contrast.weight > 0:
@@ -150,7 +152,8 @@ class CrossLevel(Regularizer):
         """Refuse plans without cells, cells that leave nothing to contrast or compare, and a phase without a term."""
         cells = settings.cells.check(outline)
         _check_margin(settings.consistency.margin, cells[0], outline.patch_size)
-        _check_sites(settings.contrast, cells, outline)
+        if settings.contrast.weight > 0:
+            _check_sites(settings.contrast, cells, outline)
         weights = settings.contrast.weight, settings.consistency.weight
         if settings.phases.form == "contrast_first" and min(weights) == 0 < max(weights):
             raise SemiSupervisedError(

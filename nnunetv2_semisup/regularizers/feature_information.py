@@ -10,14 +10,13 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_semisup.configuration.settings import Auto, Count, Section, Weight
 from nnunetv2_semisup.data.geometry import Geometry
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss, marginal_entropy
 from nnunetv2_semisup.networks.heads import ClusterHead, HeadKind
-from nnunetv2_semisup.networks.pooling import regional_means
+from nnunetv2_semisup.networks.pooling import mostly, regional_means
 from nnunetv2_semisup.regularizers.base import Facts
 from nnunetv2_semisup.regularizers.taps import BOTTLENECK, window_radius
 
@@ -114,7 +113,7 @@ class FeatureInformation(nn.Module):
         terms, signs = {}, {}
         for tap, reference, feature in zip(self.taps, references, features, strict=True):
             name = term_of(tap)
-            mask = None if shared is None else F.interpolate(shared.float(), size=feature.shape[2:], mode="nearest")
+            mask = None if shared is None else mostly(shared, feature.shape[2:]).float()
             # A map of K clusters is as large as the features that it comes from. Made anew in the backward, there is
             # one pair of them at a time, and not one for every sub-head and tap.
             compare = partial(self._compare, tap, geometry=geometry, mask=mask, reduce=reduce)

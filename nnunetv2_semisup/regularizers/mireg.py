@@ -132,7 +132,7 @@ class MIReg(Regularizer):
         wanted = [name for name in TERMS if self._weights[name] > 0]
         if not wanted:
             return {}
-        labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label)
+        labels = PseudoLabels.of(self.facts, target_logits, self.settings.pseudo_label, valid)
         if mix is not None:
             assert step.labeled is not None  # as above
             truth, known = self.facts.truth(step.labeled.target, logits.shape[1])

@@ -70,11 +70,16 @@ class PseudoLabels:
     confident: Tensor
 
     @classmethod
-    def of(cls, facts: Facts, logits: Tensor, settings: PseudoLabelSettings) -> PseudoLabels:
-        """Those of logits [B, C, *spatial], without gradient, for resolved settings."""
+    def of(cls, facts: Facts, logits: Tensor, settings: PseudoLabelSettings, valid: Tensor | None) -> PseudoLabels:
+        """Those of logits [B, C, *spatial], without gradient, for resolved settings.
+
+        A piece outside `valid`, bool [B, 1, *spatial], is none: what is answered on padding shall not outgrow an organ.
+        """
         logits = logits.detach()
         answer = facts.answer(logits)
         if settings.one_piece:
+            if valid is not None:
+                answer = answer * valid
             answer = in_one_piece(answer, [int(structure) for structure in settings.one_piece], facts.has_regions)
         return cls(answer, facts.confidence(facts.probabilities(logits)) >= settings.threshold)
 

@@ -45,7 +45,7 @@ def learn_from_plain_view(
         mixing: of the patches.
     """
     assert step.labeled is not None  # trains beside supervised training only
-    labels = PseudoLabels.of(facts, answered, settings)
+    labels = PseudoLabels.of(facts, answered, settings, step.valid)
     mix = mixing.draw(facts, step)
     truth, known = facts.truth(step.labeled.target, labels.target.shape[1])
     valid = mix.valid(step.valid, known)

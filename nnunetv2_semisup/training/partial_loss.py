@@ -10,6 +10,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.training.distributed import is_distributed
 
 
 class PartialLoss:
@@ -17,7 +18,8 @@ class PartialLoss:
 
     nnU-Net counts such a row as a perfect Dice, without gradient, which dilutes that of the other rows. Few annotated
     voxels vanish at coarse resolutions, where deep supervision samples one voxel of many: the rows are chosen anew at
-    each resolution.
+    each resolution. Of several processes a Dice over the whole batch keeps all rows: it is not diluted, and nnU-Net
+    gathers the rows of all processes, which must have as many.
     """
 
     def __init__(self, loss: nn.Module, known: Callable[[Tensor], Tensor], with_dice: bool) -> None:
@@ -35,6 +37,7 @@ class PartialLoss:
         if isinstance(loss, DeepSupervisionWrapper):
             self._loss, self._weights = loss.loss, loss.weight_factors
         self._known = known
+        self._over_batch = any(getattr(module, "batch_dice", False) for module in self._loss.modules())
         if not with_dice:
             if not hasattr(self._loss, "weight_dice"):
                 raise SemiSupervisedError(
@@ -50,9 +53,10 @@ class PartialLoss:
             if weight == 0:
                 continue
             annotated = self._known(target).flatten(1).any(dim=1)
-            if annotated.any():
+            if self._over_batch and is_distributed():
+                terms.append(weight * self._loss(output, target))
+            elif annotated.any():
                 terms.append(weight * self._loss(output[annotated], target[annotated]))
             else:
-                # Called all the same: of several processes, some may have annotated rows, and nnU-Net's Dice gathers.
-                terms.append(output[:0].float().sum() + 0 * self._loss(output, target))
+                terms.append(output[:0].float().sum())
         return torch.stack(terms).sum()

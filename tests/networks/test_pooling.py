@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunetv2_semisup.networks.pooling import regional_means
+from nnunetv2_semisup.networks.pooling import mostly, regional_means
 
 pytestmark = pytest.mark.fast
 
@@ -24,3 +24,12 @@ def test_a_region_that_is_partly_valid_takes_the_mean_of_its_valid_voxels():
     pooled = regional_means(features, [2] * 3, mask)
     assert pooled[0, 0, 0, 0, 0] == pytest.approx((0 + 21) / 2)
     assert pooled.flatten()[1:].abs().max() == 0
+
+
+def test_a_mask_fills_regions_from_either_side_alike():
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    mask[:, :, 1:, :] = True
+    assert mostly(mask, (2, 2)).all()
+    assert torch.equal(mostly(mask.flip(2), (2, 2)), mostly(mask, (2, 2)).flip(2))
+    assert mostly(mask, (2, 2), 0.999).flatten().tolist() == [False, False, True, True]
+    assert torch.equal(mostly(mask, (8, 8)), mask)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from nnunetv2_semisup.data.contrast import gamma_contrast
-from nnunetv2_semisup.data.geometry import Geometry, Move
+from nnunetv2_semisup.data.geometry import Geometry, Move, draw_geometry
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.boundary import boundary_loss, released_boundary_loss
 from nnunetv2_semisup.losses.edges import edge_map
@@ -80,11 +80,14 @@ def test_what_an_affine_brings_in_from_outside_counts_in_neither_term(monkeypatc
     assert 0.2 < mask.float().mean() < 0.95
 
 
-def test_a_weight_of_0_leaves_a_term_out():
-    network, regularizer = toy({"boundary": {"weight": 0.0}})
-    outcome = regularizer(step_of(network, regularizer, random_views()))
-    assert outcome.terms.keys() == {"information"}
-    assert outcome.signs["boundary_correlation"] == 0
+def test_a_weight_of_0_leaves_a_term_out_and_its_sign_in():
+    outcomes = []
+    for weight in (0.0, 1.0):
+        network, regularizer = toy({"boundary": {"weight": weight}})
+        outcomes.append(regularizer(step_of(network, regularizer, random_views())))
+    without, with_both = outcomes
+    assert without.terms.keys() == {"information"}
+    assert without.signs["boundary_correlation"] == -with_both.terms["boundary"].detach() > 0
 
 
 def test_signs_of_uniform_and_of_collapsed_clusters():
@@ -124,10 +127,27 @@ def test_mutual_information_of_two_equal_views_grows_with_training():
     assert nats[-1] <= math.log(6) + 1e-5
 
 
-def test_coarser_taps_take_image_and_mask_to_their_resolution():
-    network, regularizer = toy({"clusters": {"count": 6, "sub_heads": 1, "tap": -2}})
-    outcome = regularizer(step_of(network, regularizer, random_views()))
-    assert all(torch.isfinite(term) for term in outcome.terms.values())
+def test_at_coarser_taps_no_voxel_counts_into_which_the_affine_mixes_zeros_from_outside(monkeypatch):
+    masks, geometries = [], []
+
+    def seeing_edges(image, spacing, gamma, mask):
+        masks.append(mask)
+        return edge_map(image, spacing, gamma, mask)
+
+    def seeing_geometry(*args, **kwargs):
+        geometries.append(draw_geometry(*args, **kwargs))
+        return geometries[-1]
+
+    monkeypatch.setattr(bim, "edge_map", seeing_edges)
+    monkeypatch.setattr(bim, "draw_geometry", seeing_geometry)
+    network, regularizer = toy({"clusters": {"count": 6, "sub_heads": 1, "tap": -2}, "boundary": {"flat": 1e-3}})
+    for seed in range(5):
+        outcome = regularizer(step_of(network, regularizer, random_views(), seed=seed))
+        assert all(torch.isfinite(term) for term in outcome.terms.values())
+        inside = geometries[-1](torch.ones(2, 1, 8, 8, 8))
+        assert masks[-1].shape == inside.shape
+        assert 0 < masks[-1].float().mean() < 1
+        assert inside[masks[-1]].min() > 0.999
 
 
 def test_anisotropic_plans_turn_in_plane_and_take_flat_windows():

@@ -332,6 +332,8 @@ def test_row14_what_leaves_nothing_to_compare_is_refused_with_the_reason():
     message = refused({"contrast": {"sites": -1}}, **good)
     assert f"has {32**3} sites there" in message
     assert "4.0 GB" in message
+    changes = {"contrast": {"sites": -1, "weight": 0.0}}
+    CrossLevel.check(toy(changes)[1].settings, replace(outline_of(regularizer.facts), **good))
     assert "phases.form" in refused(merged(CONTRAST, {"phases": {"form": "contrast_first"}}), **good)
 
 

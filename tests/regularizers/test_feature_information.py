@@ -6,7 +6,7 @@ import torch
 from nnunetv2_semisup.data.geometry import Geometry, Move
 from nnunetv2_semisup.losses.mutual_information import global_mi_loss, local_mi_loss
 from nnunetv2_semisup.networks.features import forward_with_features
-from nnunetv2_semisup.networks.pooling import regional_means
+from nnunetv2_semisup.networks.pooling import mostly, regional_means
 from nnunetv2_semisup.regularizers.feature_information import FeatureInformation
 from tests.regularizers.toy_step import build, facts_of, network_of, random_views
 
@@ -56,7 +56,7 @@ def test_terms_and_gradients_are_those_of_the_formula_on_transformed_features(ma
     for tap, reference, other in zip(information.taps, references, others, strict=True):
         mask = None
         if shared is not None:
-            mask = torch.nn.functional.interpolate(shared.float(), size=other.shape[2:], mode="nearest")
+            mask = mostly(shared, other.shape[2:]).float()
         (name,) = (n for n in information.weights if n.endswith("bottleneck" if tap == 0 else str(tap)))
         losses = []
         for head in information.heads[name]:

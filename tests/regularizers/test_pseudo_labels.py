@@ -52,9 +52,9 @@ def test_structures_that_touch_or_overlap_are_kept_apart(has_regions):
     assert has_regions or (found.sum(dim=1) == 1).all()
 
 
-def pseudo_labels(one_piece, facts, logits):
+def pseudo_labels(one_piece, facts, logits, valid=None):
     settings = build("fixmatch", facts, {"pseudo_label": {"one_piece": one_piece, "threshold": 0.9}}).settings
-    return PseudoLabels.of(facts, logits, settings.pseudo_label)
+    return PseudoLabels.of(facts, logits, settings.pseudo_label, valid)
 
 
 def test_the_setting_names_structures_and_what_is_removed_stays_as_confident_as_it_was():
@@ -67,6 +67,19 @@ def test_the_setting_names_structures_and_what_is_removed_stays_as_confident_as_
     assert kept[1].target[0, 0, 6, 6, 6] == 1
     assert torch.equal(kept[0].confident, kept[1].confident)
     assert kept[1].confident.sum() == 28
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_what_is_answered_on_padding_does_not_outgrow_an_organ(has_regions):
+    facts = facts_of(network_of(), has_regions=has_regions)
+    structure = 0 if has_regions else 1
+    logits = torch.full((1, 3, 8, 8, 8), -9.0)
+    logits[:, structure, :2, :2, :2] = logits[:, structure, :, :, 5:] = 9
+    valid = torch.ones(1, 1, 8, 8, 8, dtype=torch.bool)
+    valid[..., 4:] = False
+    target = pseudo_labels([1], facts, logits, valid).target
+    assert target[:, structure, :2, :2, :2].all()
+    assert (target[:, structure] * valid[:, 0]).sum() == 8
 
 
 @pytest.mark.parametrize("method", ["fixmatch", "mireg"])

@@ -17,7 +17,9 @@ from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.regularizers.base import Labeled
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast, summed
+from nnunetv2_semisup.training.partial_loss import PartialLoss
 from tests.regularizers.toy_step import build, facts_of, labeled_batch, network_of, pseudo_label, random_views, step_of
+from tests.training.test_labeled_pass import known, labels, logits, stock_loss
 
 UNMIXED = {"mixing": {"share": 0.0}, "pseudo_label": {"threshold": 0.0}}
 STILL = {
@@ -77,7 +79,20 @@ def work(rank: int, folder: str) -> None:
     for method in METHODS:
         torch.save(gradients(method, slice(2 * rank, 2 * rank + 2), wrap=True), f"{folder}/{method}_{rank}.pt")
     torch.save(cost_of_two_epochs(rank), f"{folder}/cost_{rank}.pt")
+    torch.save(partial_loss_gradient(slice(2 * rank, 2 * rank + 2)), f"{folder}/partial_{rank}.pt")
     distributed.destroy_process_group()
+
+
+def partial_loss_gradient(samples: slice) -> torch.Tensor:
+    """Of a Dice over the whole batch at the logits, where nothing of the first sample is annotated."""
+    target = labels(4)
+    target[0] = IGNORED
+    stock = stock_loss(batch_dice=True, ddp=distributed.is_initialized())
+    stock.weight_ce = 0  # a mean over each process's own voxels
+    z = logits(4).detach()[samples].requires_grad_()
+    PartialLoss(stock, known(), with_dice=True)([z], [target[samples]]).backward()
+    assert z.grad is not None
+    return z.grad
 
 
 def cost_of_two_epochs(rank: int) -> tuple[float, float, int]:
@@ -133,6 +148,11 @@ def test_two_processes_equal_one(of_two: Path, method: str):
 def test_samples_are_those_of_all_processes(of_two: Path):
     for rank in range(2):
         assert torch.load(of_two / f"cost_{rank}.pt") == (100 + 2 * 6, 50 + 2 * 3, 3)
+
+
+def test_a_partial_dice_over_the_batch_is_that_of_all_processes(of_two: Path):
+    of_each = torch.cat([torch.load(of_two / f"partial_{rank}.pt") for rank in range(2)])
+    torch.testing.assert_close(of_each / 2, partial_loss_gradient(slice(0, 4)))
 
 
 def test_a_single_process_does_nothing():

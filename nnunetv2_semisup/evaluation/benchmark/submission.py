@@ -77,7 +77,7 @@ def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
     Raises SemiSupervisedError where submitit is missing, and without a time in minutes.
     """
     if importlib.util.find_spec("submitit") is None:
-        raise SemiSupervisedError("--slurm needs submitit; type: pip install 'nnunetv2-semisup[slurm]'")
+        raise SemiSupervisedError("--slurm needs submitit; type: pip install submitit")
     options: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
