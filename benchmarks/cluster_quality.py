@@ -5,23 +5,39 @@
 FOLDER as in benchmarks/pretraining.py, whose pre-trainings are used, and run where they are missing.
 
 Of the last epoch's steps: mutual information, balance (marginal entropy as a share of its maximum), share of clusters
-in use, agreement of two transformed views of a voxel, correlation of boundaries with edges. Of `nnUNetv2_semisup
-clusters` on the validation images, means over cases and sub-heads: share of the voxels whose label is the commonest of
-their cluster, and Dice of the foreground with the clusters that are mostly foreground.
+in use, agreement of two transformed views of a voxel. Of patches around foreground of the validation cases: correlation
+of boundaries with edges, mean over the sub-heads. Of `nnUNetv2_semisup clusters` on the validation images, means over
+cases and sub-heads: share of the voxels whose label is the commonest of their cluster, and Dice of the foreground with
+the clusters that are mostly foreground.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import statistics
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pretraining import ARMS, pretrained
-from quality import TRAIN_CASES, call, prepare, runs_parser, set_environment
+from quality import SMALL, TRAIN_CASES, call, prepare, preprocessed_folder, runs_parser, set_environment
 from table import publish
+from torch import Tensor
+
+from nnunetv2_semisup.evaluation.clusters.model import load_cluster_model
+from nnunetv2_semisup.losses.boundary import boundary_loss
+from nnunetv2_semisup.losses.edges import edge_map
+from nnunetv2_semisup.losses.entropy import shannon_entropy
+from nnunetv2_semisup.networks.features import forward_with_features
+from nnunetv2_semisup.training.checkpoint import SECTION
+from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 
 CLUSTERED = [arm for arm in ARMS if arm not in ("scratch", "infonce", "masked")]
 SIGNS = {
@@ -29,8 +45,8 @@ SIGNS = {
     "balance": "marginal_entropy",
     "in use": "used",
     "agreement": "stability",
-    "boundaries": "boundary_correlation",
 }
+PATCHES = 32
 
 
 def signs_of(fold: Path) -> dict[str, str]:
@@ -38,6 +54,40 @@ def signs_of(fold: Path) -> dict[str, str]:
     with (fold / "semisup_log.csv").open(newline="") as stream:
         *_, last = csv.DictReader(stream)
     return {column: f"{float(last[f'sign/{sign}']):.3f}" for column, sign in SIGNS.items()}
+
+
+def validation_patches(dataset: int) -> Tensor:
+    """[PATCHES, C, *patch size], around foreground, the same ones every time."""
+    folder = preprocessed_folder(dataset)
+    plans = PlansManager(str(folder / f"{SMALL}.json"))
+    configuration = plans.get_configuration("3d_fullres")
+    cases = str(folder / configuration.data_identifier)
+    (split,) = json.loads((folder / "splits_final.json").read_text())
+    loader = nnUNetDataLoader(
+        infer_dataset_class(cases)(cases, split["val"]),
+        PATCHES,
+        configuration.patch_size,
+        configuration.patch_size,
+        plans.get_label_manager(json.loads((folder / "dataset.json").read_text())),
+        oversample_foreground_percent=1.0,
+    )
+    np.random.seed(0)
+    patches: Tensor = next(loader)["data"]
+    return patches
+
+
+@torch.no_grad()
+def boundaries_of(fold: Path, patches: Tensor) -> dict[str, str]:
+    """Boundary correlation of the assignments in these patches, with the windows of the pre-training."""
+    model = load_cluster_model(fold.parent, "0")
+    section = read_checkpoint(model.checkpoint)[SECTION]
+    boundary = section["settings"]["boundary"]
+    spacing = model.plans["configurations"][model.configuration]["spacing"]
+    edges, known = edge_map(patches, spacing, boundary["gamma"])
+    _, (features,) = forward_with_features(model.network.eval(), patches, [model.tap])
+    entropies = [shannon_entropy(head(features)).unsqueeze(1) for head in model.heads]
+    losses = [boundary_loss(entropy, edges, boundary["radius"], known, boundary["flat"]) for entropy in entropies]
+    return {"boundaries": f"{-float(torch.stack(losses).mean()):.3f}"}
 
 
 def purity_of(fold: Path, images: Path, device: str) -> dict[str, str]:
@@ -70,6 +120,7 @@ def main() -> None:
     args = parser.parse_args()
     set_environment(args.data, args.work)
     prepare(args.dataset)
+    patches = validation_patches(args.dataset)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         validation_images(args.dataset, Path(scratch))
@@ -77,7 +128,8 @@ def main() -> None:
             for seed in args.seeds:
                 fold = pretrained(args.dataset, arm, seed, args.device).parent
                 purity = purity_of(fold, Path(scratch), args.device)
-                rows.append({"clusters": arm, "seed": str(seed)} | signs_of(fold) | purity)
+                cells = signs_of(fold) | boundaries_of(fold, patches) | purity
+                rows.append({"clusters": arm, "seed": str(seed)} | cells)
     publish(rows, args.output)
 
 

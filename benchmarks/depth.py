@@ -17,12 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from cluster_quality import CLUSTERED
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from cluster_quality import CLUSTERED, validation_patches
 from pretraining import METHOD, RATE, fine_tuned, pretrained
-from quality import SMALL, dice, prepare, preprocessed_folder, runs_parser, set_environment
+from quality import dice, prepare, runs_parser, set_environment
 from table import publish
 from torch import Tensor, nn
 
@@ -31,7 +28,6 @@ from nnunetv2_semisup.networks.features import Levels, forward_with_features
 from nnunetv2_semisup.networks.from_plans import network_from_plans
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 
-PATCHES = 32
 Predict = Callable[[Tensor], Tensor]
 
 
@@ -53,26 +49,6 @@ def clusters(model_folder: Path) -> tuple[Any, Predict]:
         return 1 + model.heads[0](features).argmax(1)
 
     return model.network, predict
-
-
-def validation_patches(dataset: int) -> Tensor:
-    """[PATCHES, C, *patch size], around foreground, the same ones every time."""
-    folder = preprocessed_folder(dataset)
-    plans = PlansManager(str(folder / f"{SMALL}.json"))
-    configuration = plans.get_configuration("3d_fullres")
-    cases = str(folder / configuration.data_identifier)
-    (split,) = json.loads((folder / "splits_final.json").read_text())
-    loader = nnUNetDataLoader(
-        infer_dataset_class(cases)(cases, split["val"]),
-        PATCHES,
-        configuration.patch_size,
-        configuration.patch_size,
-        plans.get_label_manager(json.loads((folder / "dataset.json").read_text())),
-        oversample_foreground_percent=1.0,
-    )
-    np.random.seed(0)
-    patches: Tensor = next(loader)["data"]
-    return patches
 
 
 @torch.no_grad()
