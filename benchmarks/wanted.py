@@ -77,7 +77,7 @@ STARTS = {
         Start("bim-slow", 15, 1, rate=0.003),
         Start("untrained", 15, 1),
         *(Start(arm, 60, 1) for arm in ("bim-alpha0", "bim-noboundary", "iic", "infonce", "masked")),
-        Start("infonce", 15, 1),
+        *(Start(arm, 15, 1) for arm in ("iic", "infonce")),
     ],
     "hippocampus": [Start(arm, 60, 1) for arm in ("scratch", "bim")],
 }

@@ -41,7 +41,7 @@ class MISettings(Section):
     )
     radius: list[Radius] | Auto = Field(
         description='Largest displacement per axis in voxels of the tap. "auto": 1 along axes whose spacing in the '
-        "patch is within twice the finest, else 0."
+        "patch is less than twice the finest, else 0."
     )
 
     @model_validator(mode="after")
