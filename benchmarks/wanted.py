@@ -69,7 +69,7 @@ class Start:
 STARTS = {
     "left-atrium": [
         *(Start(arm, epochs, 3) for epochs in (60, 30, 15) for arm in ("scratch", "bim")),
-        *(Start(arm, 60, 1, labels) for labels in (2, 8, 16) for arm in ("scratch", "bim")),
+        *(Start(arm, 60, 1, labels) for labels in (8, 16) for arm in ("scratch", "bim")),
         *(Start(arm, 60, 1, method="fixmatch") for arm in ("scratch", "bim")),
         *(Start("bim", epochs, 1, rate=0.003) for epochs in (60, 30, 15)),
         *(Start("bim-slow", epochs, 1) for epochs in (60, 30, 15)),
