@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def _link_dataset(source: Path, target: Path) -> str:
         for case, (images, label) in cases.items():
             _link_images(images, target / f"images{group}", case, ending)
             _link(label, target / f"labels{group}" / f"{case}{ending}")
-    for case, images in unlabeled.items():
-        _link_images(images, target / "imagesUn", case, ending)
+    for image in chain.from_iterable(unlabeled.values()):
+        _link(image, target / "imagesUn" / image.name)  # under its own channel's number
     dataset = {key: value for key, value in dataset.items() if key != "dataset"} | {"numTraining": len(labeled)}
     (target / "dataset.json").write_text(json.dumps(dataset, indent=4))
     return f"{len(labeled)} labelled and {len(unlabeled)} unlabelled cases of {source}; {sentence}"

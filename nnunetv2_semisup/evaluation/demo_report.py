@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import shlex
@@ -31,8 +32,10 @@ _KINDS = {
 
 def write_report(demo: Demo, scores: dict[str, DiceScores]) -> Path:
     """Write index.html, which needs nothing beside it; returns its path."""
-    difference = paired_difference(scores[_BASELINE].per_case, scores[_METHOD].per_case)
-    title = headline(scores[_BASELINE].foreground_mean, scores[_METHOD].foreground_mean, difference)
+    baseline, method = (scores[name].per_case for name in TRAINERS)
+    difference = paired_difference(baseline, method)
+    counts = np.isfinite(baseline) & np.isfinite(method)
+    title = headline(float(baseline[counts].mean()), float(method[counts].mean()), difference)
     body = [
         f"<h1>{escape(title)}</h1>",
         paragraph(
@@ -63,7 +66,7 @@ def headline(baseline: float, method: float, difference: PairedDifference) -> st
 
 
 def _numbers(scores: dict[str, DiceScores], difference: PairedDifference) -> list[str]:
-    values = {name: [score.foreground_mean, *score.per_label] for name, score in scores.items()}
+    values = {name: [float(np.nanmean(score.per_case)), *score.per_label] for name, score in scores.items()}
     highest = np.nanmax(np.array(list(values.values())), axis=0)
     labels = scores[_BASELINE].labels
     rows = [[name, *(_cell(value) for value in row)] for name, row in values.items()]
@@ -98,7 +101,7 @@ def _pictures(demo: Demo, scores: dict[str, DiceScores]) -> list[str]:
     names = label_names(dataset["labels"])
     parts.append(color_key(list(names.values()), [PALETTE[(label - 1) % len(PALETTE)] for label in names]))
     gain = scores[_METHOD].per_case - scores[_BASELINE].per_case
-    order = np.argsort(-gain)
+    order = np.argsort(-gain)[: np.isfinite(gain).sum()]
     for row in dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]):
         case = scores[_BASELINE].cases[row]
         dice = {name: _cell(score.per_case[row]) for name, score in scores.items()}
@@ -121,7 +124,7 @@ def _case_strips(demo: Demo, dataset: dict[str, Any], case: str, dice: dict[str,
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     ending = dataset["file_ending"]
-    images = sorted((demo.raw / "imagesTs").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}"))
+    images = sorted((demo.raw / "imagesTs").glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending}"))
     reader = determine_reader_writer_from_dataset_json(dataset, str(images[0]), verbose=False)()
     voxels, properties = reader.read_images([str(image) for image in images])
     image, spacing = voxels[0], properties["spacing"]

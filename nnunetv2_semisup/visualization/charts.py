@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 _WIDTH, _HEIGHT = 330, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 34
-_ROW, _NAMES = 24, 120
+_ROW, _NAMES, _LETTER = 24, 120, 7
 COLORS = 8
 """Series colours of the page; a ninth series has the first one's again."""
 
@@ -78,8 +78,9 @@ def paired_dots(cases: Sequence[str], values: Mapping[str, Sequence[float]], *, 
     """One row a case: a dot for each method's value (0 to 1), joined by a line. Not finite values are left out."""
     finite = [value for row in values.values() for value in row if math.isfinite(value)]
     low = math.floor(min(finite, default=0) * 10) / 10
-    width, height = 2 * _WIDTH, _TOP + _ROW * len(cases) + _BOTTOM
-    scale = _Scale(low, 1.0, _NAMES, width - 2 * _RIGHT)
+    names = max(_NAMES, 12 + _LETTER * max(map(len, cases), default=0))
+    width, height = 2 * _WIDTH - _NAMES + names, _TOP + _ROW * len(cases) + _BOTTOM
+    scale = _Scale(low, 1.0, names, width - 2 * _RIGHT)
     parts = []
     for tick in _ticks([low, 1.0]):
         x = scale(tick)
@@ -88,7 +89,7 @@ def paired_dots(cases: Sequence[str], values: Mapping[str, Sequence[float]], *, 
             parts.append(f"<text x='{x:.1f}' y='{height - _BOTTOM + 15}' text-anchor='middle'>{_number(tick)}</text>")
     for row, case in enumerate(cases):
         y = _TOP + _ROW * (row + 0.5)
-        parts.append(f"<text class='name' x='{_NAMES - 12}' y='{y + 4}' text-anchor='end'>{escape(case)}</text>")
+        parts.append(f"<text class='name' x='{names - 12}' y='{y + 4}' text-anchor='end'>{escape(case)}</text>")
         dots = [(color, name, v[row]) for color, (name, v) in enumerate(values.items()) if math.isfinite(v[row])]
         if len(dots) > 1:
             ends = [scale(value) for _, _, value in dots]

@@ -113,6 +113,14 @@ class TestUserDataset:
             for link in (tmp_path / "demo" / f"images{group}").iterdir():
                 assert link.resolve().name == link.name
 
+    def test_an_unlabelled_image_keeps_the_number_of_its_channel(self, tmp_path, user_dataset):
+        """So that a case without its first channel is refused, and not taken for one without its last."""
+        source = user_dataset(n_labeled=4, channels=2)
+        (source / "imagesUn" / "unlabeled_000_0000.nii.gz").unlink()
+        make_demo_dataset(source, tmp_path / "demo")
+        names = [name for name in os.listdir(tmp_path / "demo" / "imagesUn") if name.startswith("unlabeled_000")]
+        assert names == ["unlabeled_000_0001.nii.gz"]
+
     def test_a_dataset_json_that_lists_its_files_is_followed(self, tmp_path, user_dataset):
         source = user_dataset(n_labeled=4)
         (source / "imagesTr").rename(source / "scans")

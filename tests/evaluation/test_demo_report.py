@@ -92,6 +92,19 @@ def test_page_says_what_the_numbers_say(finished_demo, shift, expected, verdict)
     assert verdict in page
 
 
+def test_headline_and_pictures_are_of_the_cases_that_have_a_value(finished_demo):
+    """nnU-Net's mean of the structures' means would say 0.2 less for the better one."""
+    nan = np.nan
+    baseline = np.array([[0.5, nan, nan, nan], [0.5, nan, nan, nan], [0.5, nan, nan, 0.9], [nan] * 4])
+    method = np.array([[0.7, nan, nan, nan], [0.7, nan, nan, nan], [0.7, nan, nan, 0.1], [nan] * 4])
+    values = dict(zip(("nnUNetTrainerLabeledOnly", "nnUNetTrainerMIReg"), (baseline, method), strict=True))
+    assert all(value.shape == (len(CASES), len(LABELS)) for value in values.values())
+    demo = {name: DiceScores(CASES, LABELS, value) for name, value in values.items()}
+    page = write_report(finished_demo, demo).read_text()
+    assert "Dice 0.567 without, 0.600 with" in re.search("<h1>(.*?)</h1>", page).group(1)
+    assert "nan" not in "".join(re.findall("<h3>(.*?)</h3>", page))
+
+
 def test_an_interval_that_touches_0_claims_nothing():
     assert "no clear difference" in headline(0.5, 0.6, PairedDifference(0.1, 0.0, 0.2, 5, 6))
 

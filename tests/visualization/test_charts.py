@@ -89,3 +89,11 @@ def test_differences_stand_to_scale_with_their_interval_and_a_line_at_0():
 
 def test_a_ninth_series_has_the_first_colour():
     assert "class='s0'" in line_chart([Series("x", [(0, 0.0), (1, 1.0)], color=COLORS)], label="x")
+
+
+def test_long_names_of_cases_have_room():
+    svg = ElementTree.fromstring(paired_dots(["BraTS-GLI-00001-000-of-2023"], {"a": [0.5]}, label="x"))
+    (name,) = [text for text in svg.iter() if text.get("class") == "name"]
+    assert float(name.get("x")) > 6.5 * len("BraTS-GLI-00001-000-of-2023")
+    dot = next(element for element in svg.iter() if element.tag.endswith("circle"))
+    assert float(dot.get("cx")) > float(name.get("x"))

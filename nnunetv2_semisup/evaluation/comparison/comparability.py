@@ -44,16 +44,25 @@ def reference_of(runs: Sequence[Run]) -> Reference:
 
     Raises SemiSupervisedError where there is none, or where two of their folds share a validation case.
     """
-    trainings = [run.training for run in runs if run.is_baseline and run.training is not None]
-    if not trainings:
+    baselines = [(run.seed, run.training) for run in runs if run.is_baseline and run.training is not None]
+    if not baselines:
         raise SemiSupervisedError(
             f"none of the runs is one of {BASELINE}, which every difference is taken to; name one as well"
         )
+    # One that is refused for itself is no measure of the others, nor is a short one among them.
+    baselines = [(seed, training) for seed, training in baselines if _own_leak(training) is None] or baselines
+    of_length = Counter(training.labeled_samples for _, training in baselines)
     first = min(
-        trainings, key=lambda training: (training.initial_weights is not None, training.labels == ALL, training.fold)
+        (training for _, training in baselines),
+        key=lambda training: (
+            training.initial_weights is not None,
+            -of_length[training.labeled_samples],
+            training.labels == ALL,
+            training.fold,
+        ),
     )
-    trainings = [training for training in trainings if training.dataset == first.dataset]
-    parts = tuple(sorted({training.val for training in trainings}))
+    baselines = [(seed, training) for seed, training in baselines if training.dataset == first.dataset]
+    parts = tuple(sorted({training.val for _, training in baselines}))
     shared = sorted(case for case, n in Counter(case for part in parts for case in part).items() if n > 1)
     if shared:
         raise SemiSupervisedError(
@@ -61,11 +70,10 @@ def reference_of(runs: Sequence[Run]) -> Reference:
             "split"
         )
     labeled: dict[tuple[int | str, int | None, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
-    for run in runs:
-        if run.is_baseline and run.training is not None and run.training.dataset == first.dataset:
-            its = labeled[run.training.labels, run.seed, run.training.val]
-            if run.seed is None or not its:
-                its.append(run.training.labeled)
+    for seed, training in baselines:
+        its = labeled[training.labels, seed, training.val]
+        if seed is None or not its:
+            its.append(training.labeled)
     return Reference(first, parts, dict(labeled))
 
 

@@ -86,7 +86,12 @@ def _add_fold(folder: Path, found: Found, seen: set[Path]) -> None:
 
 def _folds_below(path: Path) -> Iterator[Path]:
     """Folders fold_F of models TRAINER__PLANS__CONFIGURATION, in order."""
-    for parent, folders, _ in os.walk(path):
+    seen: set[str] = set()
+    for parent, folders, _ in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # links may lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         if Path(parent).name.count("__") == 2:
             yield from (Path(parent) / name for name in folders if _FOLD.fullmatch(name))

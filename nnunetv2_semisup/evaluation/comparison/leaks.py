@@ -41,7 +41,8 @@ class VoxelNames:
         except SemiSupervisedError:
             return {}
         found = training_cases(raw, self._dataset_json)
-        return {case: found[case] for case in cases if case in found}
+        there = {case: found[case] for case in cases if case in found}
+        return {case: files for case, files in there.items() if all(Path(file).is_file() for file in files)}
 
 
 def voxel_leak(run: Run, names: VoxelNames, processes: int) -> tuple[str | None, set[str]]:

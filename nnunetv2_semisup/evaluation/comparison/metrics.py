@@ -17,7 +17,6 @@ Mask = npt.NDArray[np.bool_]
 
 METRICS = ("Dice", "IoU", "HD95", "ASSD")
 """In the order of `structure_scores`; the last two are distances in mm, of which less is better."""
-LESS_IS_BETTER = (False, False, True, True)
 
 
 def structure_scores(truth: Mask, prediction: Mask, spacing: Sequence[float]) -> tuple[float, float, float, float]:

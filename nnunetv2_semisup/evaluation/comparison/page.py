@@ -72,7 +72,7 @@ def comparison_page(comparison: Comparison) -> str:
             "methods compare and not how well they do on unseen data.",
             "lead",
         ),
-        *(f"<p>{escape(_verdict(result, results))}</p>" for result in methods),
+        *(f"<p>{escape(_verdict(result))}</p>" for result in methods),
         *(f"<p><strong>Note.</strong> {escape(warning)}</p>" for warning in comparison.warnings),
         "<h2>Table</h2>",
         _main_table(main_table(comparison)),
@@ -88,7 +88,7 @@ def comparison_page(comparison: Comparison) -> str:
     return html_page(title, body, SORT_SCRIPT)
 
 
-def _verdict(result: Result, results: list[Result]) -> str:
+def _verdict(result: Result) -> str:
     """What one row says: better or worse only where the interval leaves no 0 in it; and in how many cases it is.
 
     One case may make the interval long, of which the number of cases knows nothing.
@@ -96,12 +96,12 @@ def _verdict(result: Result, results: list[Result]) -> str:
     difference = result.difference
     assert difference is not None, "a method without LabeledOnly beside it is refused"
     mean, low, high = difference.intervals[0][0]
-    base = next(other for other in results if other.row.title == difference.baseline)
+    ours, theirs = (mean[0, 0] for mean in difference.means)
     word = "no clear difference from" if not (low > 0 or high < 0) else "better than" if low > 0 else "worse than"
+    interval = f"95 % interval {low:+.4f} to {high:+.4f}" if np.isfinite(low) else "without an interval"
     text = (
-        f"{result.row.title}: {word} {difference.baseline}. Dice {result.mean[0, 0]:.4f} against "
-        f"{base.mean[0, 0]:.4f}; paired difference {mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} "
-        f"({_number(difference.pairs, 'pair')} of seeds)."
+        f"{result.row.title}: {word} {difference.baseline}. Dice {ours:.4f} against {theirs:.4f}; paired difference "
+        f"{mean:+.4f}, {interval} ({_number(difference.pairs, 'pair')} of seeds)."
     )
     gains = difference.cases[:, 0, 0]
     text += (

@@ -28,7 +28,10 @@ def worst_cases(result: Result) -> list[tuple[str, int]]:
 
 
 class Drawer:
-    """Draws cases of a comparison. Images are nnUNet_raw's; where they are not at hand the background is black."""
+    """Draws cases of a comparison.
+
+    Images are nnUNet_raw's; where they cannot be read, or do not fit, the background is black.
+    """
 
     def __init__(self, comparison: Comparison) -> None:
         """Look for the images."""
@@ -70,10 +73,15 @@ class Drawer:
         return values[0].astype(np.int32), properties
 
     def _image(self, case: str, truth: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        black = np.zeros(truth.shape, np.float32)
         if case not in self._images:
-            return np.zeros(truth.shape, np.float32)
-        values, _ = self._reader.read_images(self._images[case])
-        return np.asarray(values[0], np.float32)
+            return black
+        try:
+            values, _ = self._reader.read_images(self._images[case])
+        except Exception:  # Readers raise what they like, and a background is worth no comparison.
+            return black
+        image = np.asarray(values[0], np.float32)
+        return image if image.shape == truth.shape else black
 
 
 def _seed_of(result: Result, seed: str) -> str:

@@ -114,10 +114,10 @@ def _other_geometry(
 
 
 def _geometry(properties: Mapping[str, Any]) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """Spacing, and whatever else nnU-Net's reader has kept of the header."""
+    """Spacing, and what nnU-Net's reader has kept of where the image lies."""
     yield "spacing", np.array(properties["spacing"], float)
     for key, values in properties.get("sitk_stuff", {}).items():
-        if key != "spacing":
+        if key in ("origin", "direction"):
             yield key, np.array(values, float)
     if "nibabel_stuff" in properties:
         yield "affine", np.array(properties["nibabel_stuff"]["original_affine"], float)

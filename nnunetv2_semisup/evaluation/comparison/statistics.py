@@ -27,6 +27,8 @@ class Difference:
     """Title of the baseline's row."""
     pairs: int
     """Pairs of seeds; 1 where means over the seeds are compared."""
+    means: tuple[Array, Array]
+    """Of the row and of its baseline over the pairs and the cases, [structures + 1, metrics] each."""
     cases: Array
     """Mean over the pairs [cases, structures + 1, metrics]."""
     intervals: list[list[Interval]]
@@ -83,7 +85,8 @@ def analyse(rows: Sequence[Row], values: Mapping[str, Array]) -> list[Result]:
 
 
 def _difference(row: Row, baseline: Row, full: Row | None, values: Mapping[str, Array]) -> Difference:
-    difference = _paired(row, baseline, values)
+    ours, theirs = _paired(row, baseline, values)
+    difference = ours - theirs
     pairs, cases, *kinds = difference.shape
     intervals = paired_intervals(difference.reshape(pairs, cases, -1))
     tests = np.array([wilcoxon_p(column) for column in difference.mean(axis=0).reshape(cases, -1).T]).reshape(kinds)
@@ -91,6 +94,7 @@ def _difference(row: Row, baseline: Row, full: Row | None, values: Mapping[str, 
     return Difference(
         baseline=baseline.title,
         pairs=pairs,
+        means=(np.asarray(ours.mean(axis=(0, 1))), np.asarray(theirs.mean(axis=(0, 1)))),
         cases=np.asarray(difference.mean(axis=0)),
         intervals=[intervals[start : start + metrics] for start in range(0, len(intervals), metrics)],
         p=tests,
@@ -99,16 +103,16 @@ def _difference(row: Row, baseline: Row, full: Row | None, values: Mapping[str, 
     )
 
 
-def _paired(row: Row, baseline: Row, values: Mapping[str, Array]) -> Array:
-    """Differences [pairs, cases, ...] on the seeds that two rows share.
+def _paired(row: Row, baseline: Row, values: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Values [pairs, cases, ...] of two rows on the seeds that they share.
 
-    Where one set stands for all seeds, or no seed is shared, it is the difference of the means over the seeds: one
-    pair. Repeating the one for every seed of the other would count a single training as several.
+    Where one set stands for all seeds, or no seed is shared, these are the means over the seeds: one pair. Repeating
+    the one for every seed of the other would count a single training as several.
     """
     shared = [seed for seed in row.seeds if seed in baseline.seeds]
     if _is_one(row) or not shared:
-        return _mean(row, values) - _mean(baseline, values)
-    return _at(row, shared, values) - _at(baseline, shared, values)
+        return _mean(row, values), _mean(baseline, values)
+    return _at(row, shared, values), _at(baseline, shared, values)
 
 
 def _share(row: Row, baseline: Row, full: Row, values: Mapping[str, Array]) -> Interval:

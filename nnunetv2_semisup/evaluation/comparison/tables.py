@@ -76,7 +76,8 @@ def latex(lines: Sequence[Line]) -> str:
 
 def _latex_cells(line: Line) -> list[str]:
     dice = f"{line['Dice']} ± {line['Dice sd']}" if line["Dice sd"] else line["Dice"]
-    difference = f"{line['difference']} [{line['low']}, {line['high']}]" if line["difference"] else ""
+    interval = f" [{line['low']}, {line['high']}]" if line["low"] else ""
+    difference = f"{line['difference']}{interval}"
     gap = f"{line['gap closed']} [{line['gap low']}, {line['gap high']}]" if line["gap closed"] else ""
     method = line["method"] + (f" (different {line['different']})" if line["different"] else "")
     return [method, line["labels"], line["seeds"], dice, line["HD95"], line["ASSD"], difference, line["p Holm"], gap]

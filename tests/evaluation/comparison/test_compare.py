@@ -109,6 +109,23 @@ class TestRefusals:
         (run / "validation" / "semisup_validation.json").write_text(json.dumps(record))
         assert reason(lab, run) == "it saw 8 labelled samples, LabeledOnly 4"
 
+    def test_a_short_baseline_is_no_measure_of_the_others(self, lab):
+        def change(checkpoint):
+            checkpoint["current_epoch"] = 1
+
+        run = lab.run(seed=1, change=change, name="a_test")
+        record = {"checkpoint": "checkpoint_final.pth", "epoch": 1}
+        (run / "validation" / "semisup_validation.json").write_text(json.dumps(record))
+        good = [lab.run(errors=0.3, seed=seed, name="good") for seed in (0, 2)]
+        comparison = compare([run, *good, lab.run("EntropyMin", errors=0.2, name="good")], [])
+        assert rows(comparison) == ["LabeledOnly, 2 labels", "EntropyMin, 2 labels"]
+        assert [refused.reason for refused in comparison.refused] == ["it saw 2 labelled samples, LabeledOnly 4"]
+
+    def test_a_baseline_of_all_folds_that_has_seen_what_it_validates_on(self, lab):
+        both = sorted([*TRAIN, *VAL])
+        run = lab.run(seed=1, change=edited(labeled=both, val=both), name="a_fold_all")
+        assert "it validates on other cases than LabeledOnly" in reason(lab, run)
+
     def test_other_labelled_cases_of_the_same_seed(self, lab):
         run = lab.run("EntropyMin", seed=0, change=edited(labeled=[TRAIN[0], TRAIN[3]]))
         assert "its labelled cases are not those of LabeledOnly with the same seed" in reason(lab, run)

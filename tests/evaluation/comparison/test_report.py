@@ -12,7 +12,8 @@ from nnunetv2_semisup.data.staging import refuse_existing
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison import report as report_module
 from nnunetv2_semisup.evaluation.comparison.compare import Comparison, compare
-from nnunetv2_semisup.evaluation.comparison.page import COLUMNS
+from nnunetv2_semisup.evaluation.comparison.page import COLUMNS, comparison_page
+from nnunetv2_semisup.evaluation.comparison.pictures import Drawer, worst_cases
 from nnunetv2_semisup.evaluation.comparison.report import write_report
 from nnunetv2_semisup.training.cost import Cost
 from tests.browser import assert_readable, browser, require_browser
@@ -229,3 +230,22 @@ def test_in_a_browser(written, tmp_path):
         assert all(url.startswith(("file:", "data:")) for url in tab.requests)
         assert [url for url in tab.requests if url.startswith("file:")] == [page.absolute().as_uri()] * 2
         assert tab.errors == []
+
+
+def test_a_background_that_cannot_be_read_is_black(comparison, tmp_path):
+    drawer = Drawer(comparison)
+    (result, *_) = comparison.results
+    seed, case = worst_cases(result)[0]
+    drawer._images = {comparison.cases[case]: (str(tmp_path / "not there.nii.gz"),)}
+    assert drawer.strips(result, seed, case, None)
+
+
+def test_seeds_that_a_method_lacks_are_not_in_its_sentence(lab):
+    """The first of three seeds of the baseline is far better than the other two, and the method has not got it."""
+    runs = [lab.run(seed=seed, errors=errors) for seed, errors in ((0, 0.01), (1, 0.5), (2, 0.5))]
+    runs += [lab.run("EntropyMin", seed=seed, errors=0.4) for seed in (1, 2)]
+    compared = compare(runs, [])
+    (sentence,) = re.findall(r"<p>(EntropyMin, 2 labels: .*?)</p>", unescape(comparison_page(compared)))
+    ours, theirs, difference = map(float, re.findall(r"(?:Dice|against|difference) ([+-]?[0-9.]+[0-9])", sentence))
+    assert ours - theirs == pytest.approx(difference, abs=2e-4)
+    assert difference > 0

@@ -46,6 +46,9 @@ def test_differences_are_taken_seed_by_seed_and_case_by_case():
     assert difference.pairs == 2
     np.testing.assert_allclose(difference.cases, paired.mean(axis=0))
     assert difference.baseline == base
+    ours, theirs = difference.means
+    np.testing.assert_allclose(ours - theirs, paired.mean(axis=(0, 1)))
+    np.testing.assert_allclose(theirs, table.values[base][[0, 2]].mean(axis=(0, 1)))
     for s, m in np.ndindex(2, 4):
         assert difference.intervals[s][m] == pytest.approx(paired_interval(paired[:, :, s, m]))
         assert difference.p[s, m] == wilcoxon(paired[:, :, s, m].mean(axis=0)).pvalue
