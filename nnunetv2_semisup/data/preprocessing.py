@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tqdm import tqdm
 
@@ -68,6 +69,7 @@ class _Place:
 
     @property
     def unfinished(self) -> Path:
+        """What the folder of a call's unfinished files is called, apart from an ending of its own."""
         return self.folder / ("unfinished" if self.part is None else "unfinished_part_{}_of_{}".format(*self.part))
 
 
@@ -105,7 +107,7 @@ def preprocess_unlabeled(
     target = preprocessing_hash(plans, configuration)
     outcome = Outcome(place.folder)
     lock = held(place.manifest.with_suffix(".lock"), _waiting(place.folder))
-    with lock, _empty_folder(place.unfinished), Workers(num_processes) as workers:
+    with lock, _own_folder(place.unfinished) as unfinished, Workers(num_processes) as workers:
         before = read_manifest(dataset_folder, place.data_identifier).cases
         if not overwrite:
             _refuse_other_plans(before, target, place.folder, plans["plans_name"])
@@ -126,9 +128,7 @@ def preprocess_unlabeled(
         if part is None:
             for file in part_files(dataset_folder, place.data_identifier).values():
                 file.unlink()
-        job = CasePreprocessor(
-            plans, configuration, dataset_json, place.folder, place.unfinished, known, reuse=not overwrite
-        )
+        job = CasePreprocessor(plans, configuration, dataset_json, place.folder, unfinished, known, reuse=not overwrite)
         by_voxels = {case.voxel_hash: identifier for identifier, case in before.items() if _takes_part(case)}
         with written_regularly(lambda: write_cases(records, place.manifest)) as changed:
             results = workers.run(job, todo.items())
@@ -264,11 +264,19 @@ def _say(line: str) -> None:
 
 
 @contextmanager
-def _empty_folder(folder: Path) -> Iterator[None]:
-    """A folder that is empty at first, and gone at the end."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _own_folder(name: Path) -> Iterator[Path]:
+    """A folder NAME.ID of this call alone, gone at the end; those of calls that were killed go at the start."""
+    for left in list(name.parent.glob(f"{name.name}.*")):
+        if left.is_dir():
+            # A worker of the killed call may still write: under this name it finds nothing to write to or to move.
+            shutil.rmtree(left.rename(_unique(name)), ignore_errors=True)
+    folder = _unique(name)
     folder.mkdir(parents=True)
     try:
-        yield
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unique(name: Path) -> Path:
+    return name.with_name(f"{name.name}.{uuid4().hex}")

@@ -14,6 +14,8 @@ from typing import Any, Self, TypeVar
 
 from nnunetv2.configuration import default_num_processes
 
+from nnunetv2_semisup.termination import end_with_parent
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -21,7 +23,8 @@ Result = TypeVar("Result")
 class Workers:
     """Spawned processes that outlive one `run`. A context manager: leaving it, by an exception too, ends them.
 
-    They start as they are needed. If this process is killed they end by themselves. Only for the main thread.
+    They start as they are needed. If this process is killed they end by themselves, whatever they are at. Only for
+    the main thread.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -108,6 +111,7 @@ def _send(connection: Connection, message: object) -> None:
 
 
 def _serve(connection: Connection) -> None:
+    end_with_parent()
     try:
         while True:
             function, task = connection.recv()

@@ -312,6 +312,17 @@ def test_a_full_disk_ends_the_call(desk, monkeypatch):
     assert not list(desk.folder.glob("unfinished*"))
 
 
+def test_what_killed_calls_left_unfinished_is_swept_and_what_others_are_at_is_not(desk):
+    left, of_a_part = desk.folder / "unfinished.0", desk.folder / "unfinished_part_1_of_2.0"
+    for folder in (left, of_a_part):
+        folder.mkdir(parents=True)
+        (folder / "unlabeled_000.b2nd").write_bytes(b"x")
+    write_image(desk.images / "unfinished_0000.nii.gz", noise(0))
+    desk.preprocess()
+    assert desk.preprocess().skipped == ["unfinished", *UNLABELED]
+    assert [file for file in desk.folder.iterdir() if file.is_dir()] == [of_a_part]
+
+
 def replace_free(usage, free):
     return type(usage)(usage.total, usage.total - free, free)
 
@@ -343,7 +354,7 @@ def test_after_any_end_a_call_goes_on_where_it_was(desk, number, status):
         assert set(snapshot(desk.folder)) >= set(case_files(identifier))
         desk.voxels(identifier)
     if number != signal.SIGKILL:
-        assert not (desk.folder / "unfinished").exists()
+        assert not list(desk.folder.glob("unfinished*"))
         assert "Traceback" not in errors
     with pytest.raises(SemiSupervisedError, match=r"interrupted.*type the preprocessing command again"):
         desk.select()

@@ -29,6 +29,11 @@ def sleep_long(number):
     time.sleep(600)
 
 
+def say_and_sleep(number):
+    print("one", flush=True)
+    time.sleep(600)
+
+
 def test_every_task_is_done_once_in_other_processes():
     with Workers(2) as workers:
         results = dict(workers.run(square, range(20)))
@@ -83,18 +88,19 @@ def test_leaving_on_an_exception_ends_the_processes():
 
 SCRIPT = """
 from nnunetv2_semisup.data.workers import Workers
-from tests.data.test_workers import square
+from tests.data import test_workers
 
 if __name__ == "__main__":
     with Workers(2) as workers:
-        for _ in workers.run(square, iter(int, 1)):
+        for _ in workers.run(test_workers.{}, iter(int, 1)):
             print("one", flush=True)
 """
 
 
-def test_processes_end_when_their_parent_is_killed(tmp_path):
+@pytest.mark.parametrize("function", ["square", "say_and_sleep"])
+def test_processes_end_when_their_parent_is_killed(tmp_path, function):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT.format(function))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"one\n"
