@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -97,7 +97,8 @@ def preprocess_unlabeled(
         configuration: one of the plans' own.
         inventory: of `take_inventory`.
         num_processes: at least 1.
-        part: (I, N) to take every N-th case only, beginning with the I-th; it keeps a manifest of its own.
+        part: (I, N) to take the I-th of N parts of the cases only, told apart by a hash of their names; it keeps a
+            manifest of its own.
         overwrite: make finished cases again, and replace what was preprocessed for other plans.
 
     Raises:
@@ -120,8 +121,11 @@ def preprocess_unlabeled(
             records = before
         else:
             records = read_cases(place.manifest) if place.manifest.exists() else {}
-        chosen = islice(inventory.cases.items(), *((0, None) if part is None else (part[0] - 1, None, part[1])))
-        wanted = {identifier: replace(case, preprocessing_hash=target) for identifier, case in chosen}
+        wanted = {
+            identifier: replace(case, preprocessing_hash=target)
+            for identifier, case in inventory.cases.items()
+            if part is None or _is_of_part(identifier, part)
+        }
         todo = _skip_finished(wanted, before, records, place.folder, overwrite, outcome)
         records.update(todo)
         write_cases(records, place.manifest)
@@ -139,6 +143,12 @@ def preprocess_unlabeled(
                 _report(identifier, records, by_voxels, outcome)
                 changed()
     return outcome
+
+
+def _is_of_part(identifier: str, part: Part) -> bool:
+    """By the name alone: a scan that arrives between two jobs must not move others from part to part."""
+    index, total = part
+    return zlib.crc32(identifier.encode()) % total == index - 1
 
 
 def _refuse_other_plans(cases: dict[str, Case], target: str, folder: Path, plans_name: str) -> None:

@@ -169,10 +169,11 @@ def test_copies_of_training_cases_do_not_see_the_labels(desk):
 
 def test_parts_have_manifests_of_their_own_and_a_whole_call_takes_them_in(desk):
     first = desk.preprocess(training=True, part=(1, 2))
-    assert len(first.made) == 4
+    assert first.made
     with pytest.raises(SemiSupervisedError, match=r"part 2 of 2 .* type: .* --part 2/2"):
         desk.select()
     second = desk.preprocess(training=True, part=(2, 2))
+    assert second.made
     assert sorted(first.made + second.made) == sorted([*UNLABELED, *(f"labeled_{i:03d}" for i in range(5))])
     assert list(part_files(desk.workspace.dataset_folder, DATA_IDENTIFIER)) == [(1, 2), (2, 2)]
     assert desk.select().unlabeled == tuple(UNLABELED)
@@ -183,6 +184,13 @@ def test_parts_have_manifests_of_their_own_and_a_whole_call_takes_them_in(desk):
     assert (outcome.made, len(outcome.skipped)) == ([], 8)
     assert part_files(desk.workspace.dataset_folder, DATA_IDENTIFIER) == {}
     assert desk.manifest().cases == merged
+
+
+def test_a_scan_that_arrives_between_two_parts_moves_no_other_case(desk):
+    first = desk.preprocess(part=(1, 2))
+    write_image(desk.images / "a_0000.nii.gz", noise(0))
+    second = desk.preprocess(part=(2, 2))
+    assert {*first.made, *second.made} >= set(UNLABELED)
 
 
 def test_data_of_other_plans_is_refused_until_it_is_replaced(desk):
