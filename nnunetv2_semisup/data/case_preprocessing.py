@@ -23,6 +23,9 @@ from nnunetv2_semisup.data.manifest import Case, case_from_json
 RECORD = "nnunetv2_semisup"
 """Key of the case's record among the properties that nnU-Net saves with it."""
 
+CONSTANT = "the image is constant"
+"""Note of such a case."""
+
 # The last one marks the case as complete: it is put in place last, and removed first.
 _SUFFIXES = (".b2nd", "_seg.b2nd", ".pkl")
 
@@ -90,7 +93,7 @@ class CasePreprocessor:
         return replace(
             case,
             status="done",
-            note="; ".join([*notes, *(["the image is constant"] if images.min() == images.max() else [])]),
+            note="; ".join([*notes, *([CONSTANT] if images.min() == images.max() else [])]),
             content_hash=content_hash(case.source),
             voxel_hash=voxels,
             spacing=tuple(float(value) for value in properties["spacing"]),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_semisup.data.case_preprocessing import case_files
+from nnunetv2_semisup.data.case_preprocessing import CONSTANT, case_files
 from nnunetv2_semisup.data.folders import dataset_option, preprocessed_identifiers, resolve_configuration
 from nnunetv2_semisup.data.manifest import Manifest, preprocessing_hash, read_manifest, unlabeled_folder
 from nnunetv2_semisup.data.splits import Split, read_split, split_file, stock_fold
@@ -70,8 +71,7 @@ def select_cases(
     _refuse_unfinished(manifest, command)
     unlabeled = manifest.done("unlabelled")
     if chosen:
-        copies = set(manifest.done("training"))
-        if missing := sorted(set(chosen.unlabeled) - copies):
+        if missing := sorted(set(chosen.unlabeled) - set(manifest.done("training"))):
             raise SemiSupervisedError(
                 f"the split {split} names {missing[0]} unlabelled ({len(missing)} such cases), of which there is no "
                 f"image-only copy; type: {_command(dataset_folder, plans, configuration, manifest, training=True)}"
@@ -86,7 +86,9 @@ def select_cases(
         )
     folder = unlabeled_folder(dataset_folder, data_identifier)
     _refuse_unusable(unlabeled, manifest, preprocessing_hash(plans, configuration), folder, command)
-    _refuse_leak(unlabeled, manifest, labeled_cases, set(chosen.unlabeled if chosen else ()), folder, command)
+    copies = set(chosen.unlabeled if chosen else ())
+    _refuse_leak(unlabeled, manifest, labeled_cases, copies, _splits(dataset_folder, split), folder, command)
+    _refuse_twins(unlabeled, manifest, copies, folder, command)
     return replace(cases, unlabeled=tuple(sorted(unlabeled)))
 
 
@@ -128,7 +130,7 @@ def select_images(
         raise SemiSupervisedError(f"there is no image to learn from for {data_identifier}; type: {command}")
     folder = unlabeled_folder(dataset_folder, data_identifier)
     _refuse_unusable(images, manifest, preprocessing_hash(plans, configuration), folder, command)
-    _refuse_leak(images, manifest, labeled_cases, copies, folder, command)
+    _refuse_leak(images, manifest, labeled_cases, copies, _splits(dataset_folder, split), folder, command)
     return RunCases((), tuple(sorted(left_out)), tuple(sorted(images)))
 
 
@@ -180,6 +182,11 @@ def _read_known_split(dataset_folder: Path, name: str, fold: int | str, labeled_
     return split
 
 
+def _splits(dataset_folder: Path, split: str | None) -> Path:
+    """Where it says which training cases validate."""
+    return dataset_folder / "splits_final.json" if split is None else split_file(dataset_folder, split)
+
+
 def _command(
     dataset_folder: Path, plans: dict[str, Any], configuration: str, manifest: Manifest, training: bool = False
 ) -> str:
@@ -228,7 +235,13 @@ def _refuse_unusable(unlabeled: list[str], manifest: Manifest, target: str, fold
 
 
 def _refuse_leak(
-    unlabeled: list[str], manifest: Manifest, labeled_cases: set[str], copies: set[str], folder: Path, command: str
+    unlabeled: list[str],
+    manifest: Manifest,
+    labeled_cases: set[str],
+    copies: set[str],
+    splits: Path,
+    folder: Path,
+    command: str,
 ) -> None:
     """By name, `copies` of training cases apart, and by voxels where there are other copies to compare with."""
     if labeled := sorted(set(unlabeled) & labeled_cases - copies):
@@ -236,13 +249,37 @@ def _refuse_leak(
             f"{labeled[0]} is a labelled case and cannot be an unlabelled one as well; to remove it from the "
             f"unlabelled cases type: {command}"
         )
-    names = {case.voxel_hash: key for key, case in manifest.cases.items()
-             if case.origin == "training" and case.status == "done" and key not in copies}  # fmt: skip
-    for identifier in sorted(unlabeled):
-        voxels = manifest.cases[identifier].voxel_hash
-        other = names.setdefault(voxels, identifier)
-        if other != identifier:
+    others = {voxels: key for key, voxels in _voxels(set(manifest.done("training")) - copies, manifest)}
+    for identifier, voxels in _voxels(unlabeled, manifest):
+        if voxels in others and identifier in copies:
             raise SemiSupervisedError(
-                f"the unlabelled case {identifier} has the voxels of {other}; delete its image and "
-                f"{folder}/{identifier}.b2nd, and type: {command}"
+                f"the training cases {identifier} and {others[voxels]} have the same voxels and must be on one side; "
+                f"move one of the two in {splits}"
             )
+        if voxels in others:
+            raise _same_voxels(identifier, others[voxels], folder, command)
+
+
+def _refuse_twins(unlabeled: list[str], manifest: Manifest, copies: set[str], folder: Path, command: str) -> None:
+    """An unlabelled case that equals another, or one of the `copies` of training cases, would count twice."""
+    seen = {voxels: key for key, voxels in _voxels(copies, manifest)}
+    for identifier, voxels in _voxels(set(unlabeled) - copies, manifest):
+        other = seen.setdefault(voxels, identifier)
+        if other != identifier:
+            raise _same_voxels(identifier, other, folder, command)
+
+
+def _voxels(identifiers: Iterable[str], manifest: Manifest) -> list[tuple[str, str]]:
+    """Identifiers, sorted, and the hash of their voxels. Constant images hold nothing that could leak."""
+    return [
+        (identifier, manifest.cases[identifier].voxel_hash)
+        for identifier in sorted(identifiers)
+        if CONSTANT not in manifest.cases[identifier].note
+    ]
+
+
+def _same_voxels(identifier: str, other: str, folder: Path, command: str) -> SemiSupervisedError:
+    return SemiSupervisedError(
+        f"the unlabelled case {identifier} has the voxels of {other}; delete its image and {folder}/{identifier}.b2nd, "
+        f"and type: {command}"
+    )

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from nnunetv2_semisup.data.case_preprocessing import CONSTANT
 from nnunetv2_semisup.data.manifest import manifest_file, read_manifest, write_cases
-from nnunetv2_semisup.data.selection import RunCases, select_cases
+from nnunetv2_semisup.data.selection import RunCases, select_cases, select_images
 from nnunetv2_semisup.errors import SemiSupervisedError
 from tests.data.copies import DATA_IDENTIFIER, UNLABELED, copy_of
 
@@ -31,6 +32,13 @@ def change_cases(workspace, change):
     cases = dict(read_manifest(workspace.dataset_folder, DATA_IDENTIFIER).cases)
     change(cases)
     write_cases(cases, manifest_file(workspace.dataset_folder, DATA_IDENTIFIER))
+
+
+def make_equal(workspace, case, twin, **changes):
+    """Give a case the voxels of another."""
+    change_cases(workspace, lambda cases: cases.update(
+        {case: replace(cases[case], voxel_hash=cases[twin].voxel_hash, **changes)}
+    ))  # fmt: skip
 
 
 def select(workspace, *, split="mine", fold=0, need_unlabeled=True, plans=None, configuration="3d_fullres"):
@@ -136,10 +144,35 @@ def test_a_labelled_case_among_the_unlabelled_is_refused(workspace):
 
 @pytest.mark.parametrize("twin", [LABELED[0], LABELED[2], LABELED[4], OURS[1]])
 def test_an_unlabelled_case_with_the_voxels_of_another_is_refused(workspace, twin):
-    change_cases(workspace, lambda cases: cases.update(
-        {OURS[2]: replace(cases[OURS[2]], voxel_hash=cases[twin].voxel_hash)}
-    ))  # fmt: skip
-    assert_refused(workspace, rf"the unlabelled case {OURS[2]} has the voxels of {twin}")
+    make_equal(workspace, OURS[2], twin)
+    assert_refused(workspace, rf"the unlabelled case {OURS[2]} has the voxels of {twin}; delete its image")
+
+
+@pytest.mark.parametrize("twin", [LABELED[0], LABELED[4]])
+def test_a_hidden_training_case_with_the_voxels_of_another_side_is_to_be_moved(workspace, twin):
+    make_equal(workspace, LABELED[2], twin)
+    assert_refused(workspace, rf"{LABELED[2]} and {twin} have the same voxels .*move one of the two in .*mine\.json$")
+
+
+def test_hidden_training_cases_may_equal_each_other_and_constant_images_anything(workspace):
+    before = select(workspace)
+    make_equal(workspace, LABELED[2], LABELED[3])
+    assert select(workspace) == before
+    make_equal(workspace, LABELED[2], LABELED[0], note=f"odd; {CONSTANT}")
+    assert select(workspace) == before
+
+
+@pytest.mark.parametrize(("split", "file"), [("mine", "splits_mine"), (None, "splits_final")])
+def test_a_run_without_labels_may_see_equal_images_but_none_that_equals_a_validation_case(workspace, split, file):
+    arguments = (workspace.dataset_folder, workspace.plans(), "3d_fullres", 0, split, True)
+    before = select_images(*arguments)
+    first, second, *_ = (case for case in before.unlabeled if case in LABELED)
+    make_equal(workspace, first, second)
+    make_equal(workspace, OURS[2], second)
+    assert select_images(*arguments) == before
+    make_equal(workspace, first, before.val[0])
+    with pytest.raises(SemiSupervisedError, match=rf"{before.val[0]} have the same voxels .* in .*{file}\.json$"):
+        select_images(*arguments)
 
 
 def test_no_labelled_case_and_no_configuration_say_what_to_type(workspace):
