@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="processes, default: nnU-Net's")  # fmt: skip
     parser.add_argument("--part", type=_part, metavar="I/N", help="the I-th of N parts of the cases, for a job array")
     parser.add_argument("--overwrite", action="store_true",
-                        help="make finished cases again, and replace those of other plans")  # fmt: skip
+                        help="make finished cases again, and replace those of other plans or images")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -99,7 +99,7 @@ def preprocess_unlabeled(
         num_processes: at least 1.
         part: (I, N) to take the I-th of N parts of the cases only, told apart by a hash of their names; it keeps a
             manifest of its own.
-        overwrite: make finished cases again, and replace what was preprocessed for other plans.
+        overwrite: make finished cases again, and replace what was preprocessed for other plans or from other images.
 
     Raises:
         SemiSupervisedError: unknown configuration; data of other plans without `overwrite`; no space left.
@@ -180,11 +180,17 @@ def _skip_finished(
             if (earlier.source, earlier.modified) != (case.source, case.modified):
                 records[identifier] = replace(earlier, source=case.source, modified=case.modified)
             outcome.skipped.append(identifier)
-        elif Path(earlier.source[0]).exists() and earlier.source != case.source and not has_same_images(case, earlier):
-            _refuse(outcome, case, f"{earlier.source[0]} has the same identifier; rename one of them")
+        elif case.origin == "unlabelled" and not overwrite and _is_another(case, earlier):
+            same_name = f"{earlier.source[0]} has the same identifier"
+            _refuse(outcome, case, f"{same_name}; rename one of them, or take this one with --overwrite")
         else:
             todo[identifier] = case
     return todo
+
+
+def _is_another(case: Case, earlier: Case) -> bool:
+    """Whether it shares its identifier with other images that are there still, so that one of the two is lost."""
+    return Path(earlier.source[0]).exists() and earlier.source != case.source and not has_same_images(case, earlier)
 
 
 def _report(identifier: str, records: dict[str, Case], by_voxels: dict[str, str], outcome: Outcome) -> None:

@@ -229,6 +229,18 @@ def test_folders_add_up_over_calls_and_may_move(desk, tmp_path):
     (one / "unlabeled_000_0000.nii.gz").unlink()
     assert desk.preprocess(two).made == ["unlabeled_000"]
     assert desk.manifest().done("unlabelled") == [*UNLABELED, "x"]
+    write_image(one / "unlabeled_000_0000.nii.gz", noise(2))
+    outcome = desk.preprocess(one, overwrite=True)
+    assert (sorted(outcome.made), outcome.refused) == (UNLABELED, [])
+
+
+def test_a_training_image_that_was_corrected_in_a_copied_dataset_is_made_again(desk, tmp_path):
+    desk.preprocess(training=True)
+    shutil.copytree(desk.workspace.root, tmp_path / "copied")
+    copied = Desk(Workspace(tmp_path / "copied"))
+    write_image(raw_folder(copied.workspace, "imagesTr") / "labeled_000_0000.nii.gz", noise(0))
+    outcome = copied.preprocess(training=True)
+    assert (outcome.made, outcome.refused) == (["labeled_000"], [])
 
 
 def test_a_copy_elsewhere_serves_as_well_as_the_files_it_was_copied_from(desk, tmp_path):
