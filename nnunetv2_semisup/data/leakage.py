@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from tqdm import tqdm
 
 from nnunetv2_semisup.data.folders import read_json, write_json, written_regularly
@@ -30,20 +31,28 @@ _PIECE = 1 << 16
 
 
 def stamp(files: Files) -> tuple[int, float]:
-    """Bytes of a case's files together, and their newest modification time."""
-    states = [os.stat(file) for file in files]
+    """Bytes of a case's files together, side-car included, and their newest modification time."""
+    states = [os.stat(file) for file in _with_side_car(files)]
     return sum(state.st_size for state in states), max(state.st_mtime for state in states)
 
 
 def content_hash(files: Files) -> str:
-    """Hash of the bytes of a case's files, in channel order, read in pieces of 1 MiB."""
+    """Hash of the bytes of a case's files, in channel order, then of a side-car, read in pieces of 1 MiB."""
     digest = hashlib.blake2b(digest_size=16)
-    for file in files:
+    for file in _with_side_car(files):
         digest.update(os.path.getsize(file).to_bytes(8, "little"))
         with open(file, "rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def _with_side_car(files: Files) -> Files:
+    """With CASE.json, where nnU-Net finds the spacing of the 3D TIFF CASE_0000.tif, if it is there."""
+    stem, ending = os.path.splitext(files[0])
+    side_car = f"{stem[: -len('_0000')]}.json"
+    is_tiff = ending.lower() in Tiff3DIO.supported_file_endings
+    return (*files, side_car) if is_tiff and os.path.isfile(side_car) else files
 
 
 def voxel_hash(images: npt.NDArray[np.float32]) -> str:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,19 @@ def test_content_hash_tells_where_one_file_ends(tmp_path):
     hashes = {name: content_hash(case) for name, case in files.items()}
     assert hashes["a"] == hashes["c"] != hashes["b"]
     assert stamp(files["a"])[0] == 3
+
+
+def test_the_spacing_beside_a_tiff_belongs_to_it(tmp_path):
+    tiff = (str(tmp_path / "a_0000.tif"),)
+    Path(tiff[0]).write_bytes(b"x")
+    found = [(content_hash(tiff), stamp(tiff)[0])]
+    for spacing in ("[1,1,1]", "[1,1,2]"):
+        (tmp_path / "a.json").write_text(spacing)
+        found.append((content_hash(tiff), stamp(tiff)[0]))
+    assert len({content for content, _ in found}) == 3
+    assert [size for _, size in found] == [1, 8, 8]
+    os.utime(tmp_path / "a.json", (0, 4e9))
+    assert stamp(tiff)[1] == 4e9
 
 
 def test_voxel_hash_follows_values_and_shape():
