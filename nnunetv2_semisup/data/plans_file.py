@@ -41,6 +41,10 @@ def write_plans(
     content = load_plans(folder, plans)
     settings = parse_settings(method, model, assignments)
     name = name or f"{plans}_{method}"
+    if "__" in name or name.endswith("_"):
+        raise SemiSupervisedError(
+            f"plans cannot be called {name}: nnU-Net splits the names of models at '__'; choose another name with -o"
+        )
     content |= {"plans_name": name, SECTION: {"method": method, **settings.model_dump()}}
     file = folder / f"{name}.json"
     if file.exists():

@@ -42,6 +42,8 @@ def test_a_name_that_is_taken(in_toy: Workspace, capsys: pytest.CaptureFixture[s
         (["-m", "mireg", "--set", "mi.weight=-1"], "mi.weight"),
         (["-m", "mireg", "-p", "nope"], "nope.json; type: nnUNetv2_plan_and_preprocess -d "),
         (["-m", "mireg", "-o", "../outside"], "-o ../outside: the name of plans has letters"),
+        (["-m", "mireg", "-o", "a__b"], "a__b: nnU-Net splits the names of models at '__'; choose another name"),
+        (["-m", "mireg", "-o", "a_"], "a_: nnU-Net splits"),
     ],
 )
 def test_what_it_does_not_take(in_toy: Workspace, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]):
