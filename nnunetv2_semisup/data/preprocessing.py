@@ -220,8 +220,8 @@ def _settle(records: dict[str, Case], inventory: Inventory, known: dict[str, str
             _say(f"{identifier} is now {protected}: removed from the unlabelled cases")
         elif identifier in inventory.cases:
             continue
-        elif case.source[0] in inventory.faults:
-            pass  # It was named among the faults.
+        elif case.source[0] in inventory.faults and Path(case.source[0]).exists():
+            pass  # It was named among the faults. A link to nothing may have been archived.
         elif case.status == "done" and case.preprocessing_hash != target:
             _say(f"{identifier} was preprocessed for other plans and is not among the given images: removed")
         elif case.status == "done" and present.issuperset(case_files(identifier)):

@@ -17,12 +17,14 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 Files = tuple[str, ...]
 """The absolute paths of a case's files, in channel order."""
 
+_LINK_TO_NOTHING = "it links to a file that is not there; mount its folder or remove the link"
+
 
 def find_cases(folder: Path, file_ending: str) -> tuple[dict[str, Files], dict[str, str]]:
     """The cases of a folder that is named as nnU-Net names images: CASE_0000ENDING, CASE_0001ENDING, ...
 
     Returns the files by identifier, and what is wrong by file or case: names without a channel, gaps between channels,
-    images with another ending. Files that are no images are passed over, hidden ones too.
+    images with another ending, links to nothing. Files that are no images are passed over, hidden ones too.
 
     Raises:
         SemiSupervisedError: no such folder, or nothing in it that could be a case.
@@ -32,8 +34,7 @@ def find_cases(folder: Path, file_ending: str) -> tuple[dict[str, Files], dict[s
     channels: dict[str, dict[int, str]] = {}
     faults: dict[str, str] = {}
     named = re.compile(r"(.+)_(\d{4})" + re.escape(file_ending), re.DOTALL)
-    names = (entry.name for entry in os.scandir(folder) if entry.is_file())
-    for name in sorted(name for name in names if not name.startswith(".")):
+    for name in _file_names(folder):
         path = str((folder / name).absolute())
         match = named.fullmatch(name)
         if match and match[1].endswith("_seg"):
@@ -51,7 +52,9 @@ def find_cases(folder: Path, file_ending: str) -> tuple[dict[str, Files], dict[s
         )
     cases: dict[str, Files] = {}
     for identifier, files in channels.items():
-        if sorted(files) == list(range(len(files))):
+        if lost := [file for file in files.values() if not os.path.exists(file)]:
+            faults[lost[0]] = _LINK_TO_NOTHING
+        elif sorted(files) == list(range(len(files))):
             cases[identifier] = tuple(files[channel] for channel in sorted(files))
         else:
             found = ", ".join(f"{channel:04d}" for channel in sorted(files))
@@ -65,17 +68,19 @@ def find_labels(folder: Path, file_ending: str) -> dict[str, Path]:
     Files that are no images are passed over, hidden ones too.
 
     Raises:
-        SemiSupervisedError: no such folder, nothing in it, or images with another ending.
+        SemiSupervisedError: no such folder, nothing in it, images with another ending, or a link to nothing.
     """
     if not folder.is_dir():
         raise SemiSupervisedError(f"there is no folder {folder}; name the folder of label files with -i")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    names = _file_names(folder)
     cases = {name.removesuffix(file_ending): folder / name for name in names if name.endswith(file_ending)}
     others = [name for name in names if not name.endswith(file_ending) and name.lower().endswith(_image_endings())]
     if others:
         raise SemiSupervisedError(
             f"{folder / others[0]}: the dataset's files end in {file_ending}; convert or remove the file"
         )
+    if lost := [file for file in cases.values() if not file.exists()]:
+        raise SemiSupervisedError(f"{lost[0]}: {_LINK_TO_NOTHING}")
     if not cases:
         raise SemiSupervisedError(f"{folder} holds no label file CASE{file_ending}; name another folder with -i")
     return cases
@@ -100,6 +105,12 @@ def holds_images(folder: Path, file_ending: str) -> bool:
     """Whether anything in the folder could be an image; not where there is no such folder."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else iter(())
     return any(not name.startswith(".") and (name.endswith(file_ending) or _is_image(name)) for name in names)
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Names of the files of a folder, sorted, links to nothing among them; hidden ones are passed over."""
+    entries = (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
+    return sorted(entry.name for entry in entries if entry.is_file() or not os.path.exists(entry))
 
 
 def _is_image(name: str) -> bool:

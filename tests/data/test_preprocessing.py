@@ -272,6 +272,10 @@ def test_a_case_whose_files_are_gone_is_made_again_or_forgotten(desk):
 def test_an_image_that_was_archived_leaves_its_case_and_one_that_was_withdrawn_none(desk, capsys):
     desk.preprocess()
     (desk.images / "unlabeled_001_0000.nii.gz").unlink()
+    (desk.images / "unlabeled_001_0000.nii.gz").symlink_to("/archive/unlabeled_001_0000.nii.gz")
+    desk.preprocess()
+    desk.assert_complete(*UNLABELED)
+    (desk.images / "unlabeled_001_0000.nii.gz").unlink()
     desk.preprocess()
     said = capsys.readouterr().err
     assert "1 finished cases stay although their images have left the folder, unlabeled_001 first" in said

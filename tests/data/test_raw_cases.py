@@ -44,6 +44,17 @@ def test_what_cannot_be_a_case_is_named(tmp_path, name, reason):
     assert reason in faults[str(tmp_path / name)]
 
 
+def test_a_link_to_nothing_is_a_fault_of_its_case(tmp_path):
+    touch(tmp_path, "good_0000.nii.gz", "far_0000.nii.gz")
+    for name in ("far_0001.nii.gz", "notes.txt"):
+        (tmp_path / name).symlink_to("/nowhere/file")
+    cases, faults = find_cases(tmp_path, ".nii.gz")
+    assert list(cases) == ["good"]
+    assert list(faults) == [str(tmp_path / "far_0001.nii.gz")]
+    with pytest.raises(SemiSupervisedError, match=r"far_0001\.nii\.gz: it links to a file that is not there; mount"):
+        find_labels(tmp_path, ".nii.gz")
+
+
 def test_what_is_no_image_is_passed_over(tmp_path):
     touch(tmp_path, "a_0000.png", "README.txt", ".DS_Store", "._a_0000.png", "list.csv")
     (tmp_path / "folder_0000.png").mkdir()
