@@ -194,7 +194,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def _plan_rounds(self) -> None:
         settings = next((r.rounds for r in self._regularizers if r.rounds is not None), None)
-        if settings is None:
+        if settings is None or not self._has_terms:
             return
         warmup = self.settings.schedule.warmup  # type: ignore[attr-defined]  # every regularizer's settings have one
         self._rounds = Rounds.of(settings, self.num_epochs, warmup, Path(self.output_folder))
@@ -384,9 +384,12 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             update_teacher(self.teacher, unwrapped(self.network), self._ema_decay, self.optimizer_steps)
 
     @property
+    def _has_terms(self) -> bool:
+        return any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
+
+    @property
     def _draws_unlabeled(self) -> bool:
-        has_terms = any(weight > 0 for regularizer in self._regularizers for weight in regularizer.weights.values())
-        return has_terms and bool(self.cases.unlabeled)
+        return self._has_terms and bool(self.cases.unlabeled)
 
     @property
     def _reads_labeled_features(self) -> bool:

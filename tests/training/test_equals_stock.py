@@ -76,6 +76,13 @@ def test_zero_weights_equal_stock(in_toy, device):
     assert (scale[0] is None) == (device == "cpu")
 
 
+def test_rounds_without_weights_equal_stock(in_toy):
+    """Without anything to learn from in a round, none begins, and the learning rate is not restarted."""
+    settings = {"pseudo_label": {"cross_entropy": 0.0, "dice": 0.0}, "rounds": {"network": "restart"}}
+    ours = Recorded(in_toy.trainer("nnUNetTrainerSelfTraining", settings, plans_name="zero_rounds"))
+    assert_equal(ours, stock(in_toy))
+
+
 @pytest.mark.parametrize("form", ["own_view", "mean_teacher", "weak_to_strong"])
 def test_labelled_batches_equal_stock_whatever_the_weights(in_toy, form):
     """The unlabelled step draws from streams of its own, so it must change the weights and nothing else."""
