@@ -50,8 +50,9 @@ class Rounds:
 
     def labels(self, epoch: int) -> Path | None:
         """Folder of the labels that this epoch trains on; None before the first round."""
-        begun = sum(start <= epoch for start in self.starts)
-        return self.folder / f"round_{begun}" if begun else None
+        # Not by the number of the round, which in an extended training begins elsewhere.
+        begun = [start for start in self.starts if start <= epoch]
+        return self.folder / f"epoch_{begun[-1]}" if begun else None
 
     def phase(self, epoch: int) -> tuple[int, int]:
         """First epoch of the round (or the warm-up) that this epoch belongs to, and the first after it."""

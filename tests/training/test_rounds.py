@@ -49,8 +49,8 @@ def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, 
     whole = trainer_of(in_toy, "whole_rounds", {"count": 2}, name=name)
     whole.run_training()
     kept = Path(whole.output_folder) / "pseudo_labels"
-    assert [folder.name for folder in kept.iterdir()] == ["round_2"]
-    assert not without_labels(kept / "round_2", whole.cases.unlabeled)
+    assert [folder.name for folder in kept.iterdir()] == ["epoch_2"]
+    assert not without_labels(kept / "epoch_2", whole.cases.unlabeled)
 
     written = []
 
@@ -65,7 +65,7 @@ def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, 
     with pytest.raises(Killed):
         killed.run_training()
     folder, done = written[-1]
-    assert folder.name == "round_2"
+    assert folder.name == "epoch_2"
     stamp = (folder / f"{done}.b2nd").stat().st_mtime_ns
 
     monkeypatch.setattr(labeling, "write_labels", write_labels)
@@ -79,7 +79,7 @@ def test_a_kill_while_predicting_costs_the_cases_that_were_not_done_yet(in_toy, 
     assert_same(whole, resumed, keys=("gradient_samples", "epochs"))
     assert 0 < resumed.cost.samples < whole.cost.samples
     for case in whole.cases.unlabeled:
-        assert np.array_equal(open_labels(kept / "round_2", case)[:], open_labels(folder, case)[:])
+        assert np.array_equal(open_labels(kept / "epoch_2", case)[:], open_labels(folder, case)[:])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -113,9 +113,9 @@ def test_a_disk_that_fills_leaves_the_previous_rounds_labels_in_use(in_toy, monk
     fill_the_disk(monkeypatch, after=len(trainer.cases.unlabeled) + 1)
     trainer.run_training()
     _, first, second = seen
-    assert [*first, *second] == ["round_1", "round_2"]
-    assert first["round_1"] == second["round_2"]
-    assert len(first["round_1"]) == len(trainer.cases.unlabeled)
+    assert [*first, *second] == ["epoch_1", "epoch_2"]
+    assert first["epoch_1"] == second["epoch_2"]
+    assert len(first["epoch_1"]) == len(trainer.cases.unlabeled)
     (line,) = [line for line in Path(trainer.log_file).read_text().splitlines() if "previous round stay in use" in line]
     assert "WARNING: cannot write pseudo-labels" in line
     assert "No space left on device" in line
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_in_the_first_round_stops_the_training_with_one_line
     with pytest.raises(SemiSupervisedError, match=r"No space left on device.*--c") as error:
         trainer.run_training()
     assert "\n" not in str(error.value)
-    assert [file.suffix for file in (Path(trainer.output_folder) / "pseudo_labels" / "round_1").iterdir()] == [".b2nd"]
+    assert [file.suffix for file in (Path(trainer.output_folder) / "pseudo_labels" / "epoch_1").iterdir()] == [".b2nd"]
     monkeypatch.undo()
     resumed = trainer_of(in_toy, "no_disk", {"count": 2}, resume=True)
     resumed.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
@@ -161,7 +161,7 @@ def test_stored_labels_are_those_of_nnunets_own_prediction(in_toy):
         trainer.inference_allowed_mirroring_axes,
     )  # fmt: skip
     expected = predictor.predict_sliding_window_return_logits(image).argmax(0)
-    folder = Path(trainer.output_folder) / "pseudo_labels" / "round_1"
+    folder = Path(trainer.output_folder) / "pseudo_labels" / "epoch_1"
     assert np.array_equal(open_labels(folder, case)[0], expected.numpy())
     batch = next(trainer.dataloader_unlabeled)
     assert batch["pseudo_label"].shape == batch["valid"].shape
@@ -197,13 +197,13 @@ def test_phases_and_folders():
     assert rounds.starts == (4, 6, 8)
     assert [rounds.phase(epoch) for epoch in (0, 3, 4, 7, 9)] == [(0, 4), (0, 4), (4, 6), (6, 8), (8, 10)]
     folders = [rounds.labels(epoch) for epoch in (3, 4, 9)]
-    assert folders == [None, Path("fold_0/pseudo_labels/round_1"), Path("fold_0/pseudo_labels/round_3")]
+    assert folders == [None, Path("fold_0/pseudo_labels/epoch_4"), Path("fold_0/pseudo_labels/epoch_8")]
 
 
 @pytest.mark.fast
 def test_a_file_of_labels_is_whole_or_absent(tmp_path):
     labels = np.random.default_rng(0).integers(-1, 3, (4, 5, 6))
-    write_labels(tmp_path / "round_1", "case a", labels)
-    assert [file.name for file in (tmp_path / "round_1").iterdir()] == ["case a.b2nd"]
-    assert np.array_equal(open_labels(tmp_path / "round_1", "case a")[:, 1:3, 2:], labels[None, 1:3, 2:])
-    assert without_labels(tmp_path / "round_1", ["case a", "case b"]) == ["case b"]
+    write_labels(tmp_path / "epoch_4", "case a", labels)
+    assert [file.name for file in (tmp_path / "epoch_4").iterdir()] == ["case a.b2nd"]
+    assert np.array_equal(open_labels(tmp_path / "epoch_4", "case a")[:, 1:3, 2:], labels[None, 1:3, 2:])
+    assert without_labels(tmp_path / "epoch_4", ["case a", "case b"]) == ["case b"]
