@@ -35,6 +35,7 @@ from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
+from nnunetv2_semisup.training.earlier_run import FINAL, make_way
 from nnunetv2_semisup.training.facts import facts_of
 from nnunetv2_semisup.training.initial_weights import fingerprint, other_weights
 from nnunetv2_semisup.training.peer import build_peer, build_second_decoder
@@ -48,8 +49,6 @@ from nnunetv2_semisup.visualization.run_log import plot_run_log
 
 GRADIENT_CLIP = 12
 """nnU-Net's own bound on the gradient norm, used for the heads as well."""
-FINAL = "checkpoint_final.pth"
-"""nnU-Net's name of the last checkpoint, whose weights are in the network when a training ends."""
 HEAD_LEARNING_RATE = 1e-3
 """Of the heads' AdamW. Under nnU-Net's SGD they stay near uniform and their terms are dead."""
 
@@ -239,10 +238,11 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.regularizers and not self._looked_for_cases:
             place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
             self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
-        if self._fresh_weights is not None:
+        if begins := self._fresh_weights is not None:
             self.initial_weights = other_weights(self.network, self._fresh_weights, sys.argv)
             self._fresh_weights = None
         super().on_train_start()
+        make_way(self, begins)
         self._print_run()
         if self._ema_decay is not None and self.teacher is None:
             self.teacher = make_teacher(unwrapped(self.network))

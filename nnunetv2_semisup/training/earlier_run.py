@@ -1,0 +1,45 @@
+"""What an earlier training has left in the fold's folder, so that a later --c does not go back to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_semisup.training.rounds import FOLDER
+
+FINAL = "checkpoint_final.pth"
+LATEST = "checkpoint_latest.pth"
+CHECKPOINTS = (FINAL, LATEST, "checkpoint_best.pth")
+"""What --c goes on from: the first that is there."""
+PREFIX = "earlier_"
+
+
+def make_way(trainer: Any, begins: bool) -> None:
+    """Let the checkpoints of a training that starts now be those that a later --c finds.
+
+    To be called when every process has loaded its checkpoint; the first process acts.
+
+    Args:
+        trainer: the engine, before its first epoch.
+        begins: whether the training has loaded no checkpoint.
+    """
+    if trainer.local_rank != 0:
+        return
+    folder = Path(trainer.output_folder)
+    if begins:
+        _set_aside(trainer, folder)
+
+
+def _set_aside(trainer: Any, folder: Path) -> None:
+    """Rename the checkpoints of an earlier training, and remove its pseudo-labels."""
+    # Until it saves for the first time, --c would go on from the earlier training.
+    found = [name for name in CHECKPOINTS if (folder / name).exists()]
+    for name in found:
+        os.replace(folder / name, folder / (PREFIX + name))
+    if found:
+        trainer.print_to_log_file(
+            f"An earlier training was here, and this one begins anew: {', '.join(found)} renamed to {PREFIX}*"
+        )
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
