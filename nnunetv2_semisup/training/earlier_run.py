@@ -30,6 +30,9 @@ def make_way(trainer: Any, begins: bool) -> None:
     folder = Path(trainer.output_folder)
     if begins:
         _set_aside(trainer, folder)
+    elif trainer.continues and trainer.current_epoch < trainer.num_epochs and (folder / FINAL).exists():
+        # --c prefers it to what the longer training saves from now on, and every kill would go back to the old end.
+        os.replace(folder / FINAL, folder / LATEST)
 
 
 def _set_aside(trainer: Any, folder: Path) -> None:

@@ -44,3 +44,14 @@ def test_a_training_that_begins_anew_sets_an_earlier_one_aside(in_toy, monkeypat
     assert not (folder / "pseudo_labels").exists()
     log = Path(again.log_file).read_text()
     assert "begins anew: checkpoint_final.pth, checkpoint_best.pth renamed to earlier_*" in log
+
+
+def test_a_longer_training_that_is_killed_does_not_go_back_to_the_old_end(in_toy, monkeypatch):
+    in_toy.trainer(NAME, TINY, plans_name="longer").run_training()
+    longer = merged(TINY, {"training": {"num_epochs": 5}})
+    killed_at_the_start(continued(in_toy, longer, "longer"), monkeypatch)
+
+    again = continued(in_toy, longer, "longer")
+    assert again.current_epoch == 3
+    again.save_checkpoint(f"{again.output_folder}/checkpoint_latest.pth")
+    assert continued(in_toy, longer, "longer").current_epoch == 4
