@@ -16,6 +16,7 @@ from nnunetv2_semisup.data.random_streams import global_state, restore_global_st
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.ema import make_teacher
 from nnunetv2_semisup.networks.features import unwrapped
+from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 
 SECTION = "semisup"
 FORMAT = 1
@@ -43,6 +44,17 @@ def section_of(trainer: Any) -> dict[str, Any]:
             "regularizers": trainer.generator.get_state(),
         },
     }
+
+
+def read_ours(file: Path) -> dict[str, Any]:
+    """A checkpoint with our section; raises SemiSupervisedError for one without, and as `read_checkpoint`."""
+    stored = read_checkpoint(file)
+    if SECTION not in stored:
+        raise SemiSupervisedError(
+            f"{file} was not written by a trainer of nnunetv2_semisup; to start from its weights use "
+            "-pretrained_weights instead of --c"
+        )
+    return stored
 
 
 def restore(trainer: Any, section: Mapping[str, Any]) -> None:
@@ -88,6 +100,14 @@ def restore_random_states(trainer: Any, section: Mapping[str, Any]) -> None:
     seed_global(seed)
 
 
+def is_finished(stored: Mapping[str, Any], requested: Settings) -> bool:
+    """Whether the training of a checkpoint has had all its epochs, those that are requested now included."""
+    wanted = requested.training.num_epochs
+    if wanted == "auto":
+        wanted = stored[SECTION]["settings"]["training"]["num_epochs"]
+    return bool(stored["current_epoch"] >= wanted)
+
+
 def continued_settings(section: Mapping[str, Any], model: type[Settings], requested: Settings) -> Settings:
     """The stored, resolved settings; only a larger number of epochs is taken from the request."""
     settings = model.parse(section["settings"], origin="the checkpoint")
@@ -128,10 +148,13 @@ def cannot_write(file: Path, error: OSError) -> SemiSupervisedError:
     return SemiSupervisedError(f"cannot write {file} ({error.strerror}); {MEND}")
 
 
-def refuse_changes(section: Mapping[str, Any], settings: Mapping[str, Any], cases: Mapping[str, list[str]]) -> None:
+def refuse_changes(
+    section: Mapping[str, Any], settings: Mapping[str, Any], cases: Mapping[str, list[str]], finished: bool
+) -> None:
     """Refuse to continue a run with other cases or settings than it was started with.
 
-    A larger training.num_epochs is allowed. Raises SemiSupervisedError that names the key.
+    A larger training.num_epochs is allowed; where the run is finished, so are other cases than those of the validation.
+    Raises SemiSupervisedError that names the key.
     """
     stored, given = _flat(section["requested"]), _flat(settings)
     for key in sorted(stored.keys() | given.keys()):
@@ -144,7 +167,10 @@ def refuse_changes(section: Mapping[str, Any], settings: Mapping[str, Any], case
             f"this training was started with {key} = {before!r}, the plans now say {now!r}; set it back, or start a "
             "new training with plans of another name (nnUNetv2_semisup plan -o NAME)"
         )
-    for kind, before in section["cases"].items():
+    # A pre-training validates nothing, and its finished one knows of no case.
+    validated = [kind for kind in ("labeled", "val") if cases[kind]]
+    for kind in validated if finished else section["cases"]:
+        before = section["cases"][kind]
         if sorted(before) != sorted(cases[kind]):
             changed = sorted(set(before) ^ set(cases[kind]))
             raise SemiSupervisedError(

@@ -83,7 +83,9 @@ class PretrainingTrainer(SemiSupervisedTrainer):
         """The loader of images, in place of nnU-Net's training loader. There is no other."""
         self._augmentation = augmentation_for(self)
         self._unlabeled_processes = int(get_allowed_n_proc_DA())
-        self._start_unlabeled()
+        # There are none where a finished training is continued.
+        if self.cases.unlabeled:
+            self._start_unlabeled()
         return self.dataloader_unlabeled, None
 
     def on_train_start(self) -> None:

@@ -24,7 +24,6 @@ from nnunetv2_semisup.data.loader import process_budget, start_loader, stop_load
 from nnunetv2_semisup.data.random_streams import RandomStreams, seed_global
 from nnunetv2_semisup.data.selection import RunCases, select_cases
 from nnunetv2_semisup.data.views import without_timing
-from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import method_of, trainer_names
 from nnunetv2_semisup.networks.ema import make_teacher, update_teacher
 from nnunetv2_semisup.networks.features import as_resolutions, forward_in_training, forward_with_features, unwrapped
@@ -32,7 +31,6 @@ from nnunetv2_semisup.networks.second_decoder import own_parameters
 from nnunetv2_semisup.regularizers.base import Labeled, Regularizer, refuse_common_terms
 from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
-from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
 from nnunetv2_semisup.training.earlier_run import FINAL, make_way
@@ -88,7 +86,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             regularizer.check(self.requested, outline)
         place = Place.of(type(self).__name__, plans, configuration, fold)
         self.continues = bool(plans.get("continue_training", False))
-        need_unlabeled = bool(self.regularizers) and (self.continues or not place.is_finished)
+        # Of a finished training no unlabelled case is needed, unless it turns out to go on.
+        need_unlabeled = bool(self.regularizers) and not place.is_finished
         self.cases = self.find_cases(place, plans, configuration, fold, need_unlabeled)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings: Settings = self.requested
@@ -107,6 +106,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         self.initial_weights: dict[str, Any] | None = None
         self._fresh_weights: str | None = None
         self._restored: dict[str, Any] | None = None
+        self._finished_section: dict[str, Any] | None = None
         self._split: tuple[list[str], list[str]] | None = None
         self._first_of_epoch = True
         self._rounds: Rounds | None = None
@@ -235,15 +235,15 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""
         if not self.was_initialized:
             self.initialize()
-        if self.regularizers and not self._looked_for_cases:
-            place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
-            self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
+        if self._finished_section is None:
+            self._look_for_cases()
         if begins := self._fresh_weights is not None:
             self.initial_weights = other_weights(self.network, self._fresh_weights, sys.argv)
             self._fresh_weights = None
         super().on_train_start()
         make_way(self, begins)
-        self._print_run()
+        if self._finished_section is None:
+            self._print_run()
         if self._ema_decay is not None and self.teacher is None:
             self.teacher = make_teacher(unwrapped(self.network))
         if self.regularizers:
@@ -255,6 +255,12 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             checkpoint.restore_random_states(self, self._restored)
         elif self.settings.training.seed is not None:
             seed_global(self.settings.training.seed + self.local_rank)
+
+    def _look_for_cases(self) -> None:
+        if self.regularizers and not self._looked_for_cases:
+            place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
+            self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
+            self._looked_for_cases = True
 
     def _open_log(self) -> None:
         terms, signs = self.logged()
@@ -459,7 +465,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        checkpoint.save_with_section(super().save_checkpoint, Path(filename), self.section())
+        # nnU-Net saves a finished training once more: what it has learned from stays on record.
+        section = self._finished_section or self.section()
+        checkpoint.save_with_section(super().save_checkpoint, Path(filename), section)
 
     def section(self) -> dict[str, Any]:
         """What our section of a checkpoint holds."""
@@ -472,14 +480,15 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def load_checkpoint(self, filename_or_checkpoint: str | dict[str, Any]) -> None:
         """nnU-Net's part, then ours. With --c other cases or settings than the run's are refused."""
-        section = read_checkpoint(Path(str(filename_or_checkpoint))).get(checkpoint.SECTION)
-        if section is None:
-            raise SemiSupervisedError(
-                f"{filename_or_checkpoint} was not written by a trainer of nnunetv2_semisup; to start from its "
-                "weights use -pretrained_weights instead of --c"
-            )
+        stored = checkpoint.read_ours(Path(str(filename_or_checkpoint)))
+        section = stored[checkpoint.SECTION]
+        if checkpoint.is_finished(stored, self.requested):
+            self._finished_section = section
         if self.continues:
-            checkpoint.refuse_changes(section, self.requested.model_dump(), self.case_lists())
+            finished = self._finished_section is not None
+            if not finished:
+                self._look_for_cases()
+            checkpoint.refuse_changes(section, self.requested.model_dump(), self.case_lists(), finished)
         if not self.was_initialized:
             self.settings = checkpoint.continued_settings(section, self.settings_model(), self.requested)
         super().load_checkpoint(filename_or_checkpoint)

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import methods, trainer_class
+from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.pretraining import PretrainingTrainer
 from nnunetv2_semisup.training.run_log import read_log
 from tests.pretended_gpu import pretended_gpu
@@ -273,7 +274,7 @@ def test_devices_and_half_precision(rows, case, key, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SEMI_SUPERVISED)
-def test_training_without_unlabelled_cases_is_refused_and_val_works(in_toy, name, monkeypatch):
+def test_training_without_unlabelled_cases_is_refused_but_a_finished_one_is_validated(in_toy, name):
     trainer = train(in_toy, name, plans_name="val_only")
     folder = in_toy.dataset_folder
     hidden = [*folder.glob("*_unlabeled"), *folder.glob("*_unlabeled*.json")]
@@ -282,13 +283,22 @@ def test_training_without_unlabelled_cases_is_refused_and_val_works(in_toy, name
     try:
         with pytest.raises(SemiSupervisedError, match="nnUNetv2_semisup preprocess -d 901 -c 3d_fullres"):
             in_toy.trainer(name, ONE_EPOCH, plans_name="no_unlabelled")
-        again = in_toy.trainer(name, ONE_EPOCH, plans_name="val_only")
-        again.load_checkpoint(f"{trainer.output_folder}/checkpoint_final.pth")
+        final = f"{trainer.output_folder}/checkpoint_final.pth"
+        section = read_checkpoint(Path(final))["semisup"]
+        settings = merged(ONE_EPOCH, UNSURE.get(name, {}))
+        again = in_toy.trainer(name, settings, plans_name="val_only", resume=True)
+        again.load_checkpoint(final)
+        again.run_training()
         again.perform_actual_validation()
         learns_to_segment = not isinstance(again, PretrainingTrainer)
         assert (Path(again.output_folder) / "validation" / "summary.json").exists() == learns_to_segment
-        with pytest.raises(SemiSupervisedError, match="nnUNetv2_semisup preprocess"):
-            again.run_training()
+        assert read_checkpoint(Path(final))["semisup"]["cases"] == section["cases"]
+        longer = in_toy.trainer(
+            name, merged(settings, {"training": {"num_epochs": 2}}), plans_name="val_only", resume=True
+        )
+        for refused in (longer.load_checkpoint, lambda _: in_toy.trainer(name, plans_name="val_only").run_training()):
+            with pytest.raises(SemiSupervisedError, match="nnUNetv2_semisup preprocess"):
+                refused(final)
     finally:
         for path in hidden:
             path.with_name("hidden_" + path.name).rename(path)
