@@ -157,8 +157,9 @@ def refuse_changes(
     Raises SemiSupervisedError that names the key.
     """
     stored, given = _flat(section["requested"]), _flat(settings)
-    for key in sorted(stored.keys() | given.keys()):
-        before, now = stored.get(key), given.get(key)
+    # A setting that the run does not know came with a later version, and nobody can set it back.
+    for key in sorted(stored):
+        before, now = stored[key], given.get(key)
         if before == now:
             continue
         if key == "training.num_epochs" and isinstance(before, int) and isinstance(now, int) and now > before:

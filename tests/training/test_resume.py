@@ -15,7 +15,7 @@ import torch
 from nnunetv2_semisup.configuration.sources import merged
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.methods import methods
-from nnunetv2_semisup.training.checkpoint import restore_random_states
+from nnunetv2_semisup.training.checkpoint import refuse_changes, restore_random_states
 from nnunetv2_semisup.training.run_log import read_log
 from tests.workspace import Workspace
 
@@ -130,6 +130,13 @@ def test_a_longer_training_may_go_on(unfinished):
     trainer.load_checkpoint(checkpoint)
     assert trainer.num_epochs == 6
     assert trainer.lr_scheduler.max_steps == 6
+
+
+@pytest.mark.fast
+def test_a_setting_that_a_later_version_adds_is_no_change():
+    section = {"requested": {"mi": {"weight": 0.1}}, "cases": {}}
+    given = {"mi": {"weight": 0.1, "new": True}, "newer": {"key": 1}}
+    refuse_changes(section, given, {"labeled": [], "val": []}, finished=False)
 
 
 def test_continuing_with_other_cases_is_refused(unfinished):
