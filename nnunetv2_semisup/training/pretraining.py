@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,11 @@ class PretrainingTrainer(SemiSupervisedTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing, and one line that says what to do instead."""
-        file = Path(self.output_folder) / "checkpoint_final.pth"
+        data = dataset_option(self.plans_manager.dataset_name), self.configuration_name, str(self.fold)
+        weights = str(Path(self.output_folder) / "checkpoint_final.pth")
+        plans = self.plans_manager.plans_name
+        command = ("nnUNetv2_train", *data, "-p", plans, "-pretrained_weights", weights)
         self.print_to_log_file(
             f"{type(self).__name__} learns no segmentation, so there is nothing to validate; fine-tune with: "
-            f"nnUNetv2_train {dataset_option(self.plans_manager.dataset_name)} {self.configuration_name} {self.fold} "
-            f"-pretrained_weights {file}"
+            f"{shlex.join(command)}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def _advice(needed: Shapes, offered: Shapes, checkpoint: Mapping[str, Any], targ
 
 
 def _train(dataset: str, configuration: str, plans_name: str, file: Path) -> str:
-    return f"nnUNetv2_train {dataset} {configuration} FOLD -p {plans_name} -pretrained_weights {file}"
+    command = f"nnUNetv2_train {dataset} {configuration} FOLD -p {plans_name}"
+    return f"{command} -pretrained_weights {shlex.quote(str(file))}"
 
 
 def _origin(checkpoint: Mapping[str, Any]) -> tuple[str, str, str] | None:

@@ -226,13 +226,13 @@ def test_weights_that_stock_refuses_are_refused_in_words(case: str, in_toy: Work
 
 def test_weights_that_stock_takes_are_accepted(in_toy: Workspace, variables: Path, tmp_path: Path, capsys):
     """Another number of classes does not matter, nor what else the file holds."""
-    file = save(tmp_path / "weights.pth", network_of(in_toy.plans()).state_dict() | {"more": torch.zeros(1)})
+    file = save(tmp_path / "my weights.pth", network_of(in_toy.plans()).state_dict() | {"more": torch.zeros(1)})
     load_pretrained_weights(network_of(in_toy.plans()), file)
     with in_toy.active():
         assert main(["doctor", "--weights", str(file), "-d", DATASET, "-c", "3d_fullres"]) == 0
     shown = capsys.readouterr().out
     assert f"ok      {file} fits the network of -d 901 -c 3d_fullres -p nnUNetPlans" in shown
-    assert f"nnUNetv2_train 901 3d_fullres FOLD -p nnUNetPlans -pretrained_weights {file}" in shown
+    assert f"nnUNetv2_train 901 3d_fullres FOLD -p nnUNetPlans -pretrained_weights '{file}'" in shown
     assert "Everything is in place." in shown
 
 

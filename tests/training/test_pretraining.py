@@ -60,7 +60,7 @@ def test_every_image_but_the_validation_cases(pretrained):
     assert "stay unseen (data.exclude_val)" in log
 
 
-def test_what_it_leaves_behind(pretrained):
+def test_what_it_leaves_behind(pretrained, monkeypatch):
     _, trainer, segmentation_before = pretrained
     folder = Path(trainer.output_folder)
     assert (folder / "checkpoint_final.pth").exists()
@@ -75,8 +75,11 @@ def test_what_it_leaves_behind(pretrained):
     section = torch.load(folder / "checkpoint_final.pth", weights_only=False)["semisup"]
     assert section["settings"]["data"]["exclude_val"] is True
     assert section["cases"]["labeled"] == []
+    monkeypatch.setattr(trainer, "output_folder", "/a folder")
     trainer.perform_actual_validation()
-    assert "-pretrained_weights" in Path(trainer.log_file).read_text().splitlines()[-1]
+    (line,) = Path(trainer.log_file).read_text().splitlines()[-1:]
+    weights = "-pretrained_weights '/a folder/checkpoint_final.pth'"
+    assert f"nnUNetv2_train 901 3d_fullres 0 -p {trainer.plans_manager.plans_name} {weights}" in line
 
 
 def test_stock_starts_from_it(pretrained):
