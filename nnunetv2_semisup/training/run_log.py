@@ -53,15 +53,16 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, columns: list[str]) -> None:
-        """Log into `folder`; `cut_back` begins the file."""
+        """Log into `folder`; `cut_back` begins the files."""
         self.file = folder / LOG_FILE
         self.columns = columns
-        self._tensorboard = _tensorboard_writer(folder)
+        self._tensorboard: Any = None
 
     def cut_back(self, epoch: int) -> None:
-        """Keep the rows before `epoch`: what a killed run wrote after its last checkpoint goes."""
+        """Keep what is before `epoch`: what a killed run wrote after its last checkpoint goes."""
         rows = read_log(self.file) if epoch > 0 and self.file.exists() else []
         self._write([row for row in rows if int(row["epoch"]) < epoch])
+        self._tensorboard = _tensorboard_writer(self.file.parent, epoch)
 
     def append(self, epoch: int, values: Mapping[str, float]) -> None:
         """Write the row of one epoch."""
@@ -104,10 +105,10 @@ def pad_logger(lists: dict[str, list[Any]], columns: list[str], epochs: int) -> 
         del values[epochs:]
 
 
-def _tensorboard_writer(folder: Path) -> Any:
-    """A writer where the extra `tensorboard` is installed, else None."""
+def _tensorboard_writer(folder: Path, epoch: int) -> Any:
+    """A writer where the extra `tensorboard` is installed, else None; hides what is there from `epoch` on."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)

@@ -32,6 +32,19 @@ def test_tensorboard_has_the_columns_where_it_is_installed(in_toy):
 
 
 @pytest.mark.fast
+def test_tensorboard_forgets_the_epochs_that_a_kill_has_lost(tmp_path):
+    for first in (0, 1):
+        log = RunLog(tmp_path, ["sign/foreground"])
+        log.cut_back(first)
+        for epoch in range(first, 3 - first):
+            log.append(epoch, {"sign/foreground": 0.25 + first})
+        log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("sign/foreground")] == [(0, 0.25), (1, 1.25)]
+
+
+@pytest.mark.fast
 def test_without_tensorboard_there_is_the_file_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     log = RunLog(tmp_path, ["sign/foreground"])
