@@ -59,6 +59,10 @@ class Rounds:
         edges = (0, *self.starts, self.end)
         return max(e for e in edges if e <= epoch), min(e for e in edges if e > epoch)
 
+    def weights_begun(self, epoch: int) -> int:
+        """Epoch at which the weights that this epoch trains were new."""
+        return self.phase(epoch)[0] if self.settings.network == "restart" else 0
+
 
 class RestartedSchedule:
     """nnU-Net's whole learning-rate schedule in every round, and in the warm-up before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
@@ -69,14 +70,20 @@ class WarmupCosine:
 class LearningRateWarmup:
     """nnU-Net's learning-rate schedule with a linear warm-up before it."""
 
-    def __init__(self, schedule: Any, optimizer: Optimizer, warmup_epochs: int) -> None:
-        """Stand before `schedule`, which sets the learning rates of `optimizer`."""
+    def __init__(
+        self, schedule: Any, optimizer: Optimizer, warmup_epochs: int, begun: Callable[[int], int] | None = None
+    ) -> None:
+        """Stand before `schedule`, which sets the learning rates of `optimizer`.
+
+        `begun`: from an epoch the one at which its weights were new; None where that is the first of the training.
+        """
         self._schedule = schedule
         self._optimizer = optimizer
         self._warmup_epochs = warmup_epochs
+        self._begun = begun or (lambda epoch: 0)
 
     def step(self, epoch: int) -> None:
         """Set the learning rate of this epoch."""
         self._schedule.step(epoch)
         for group in self._optimizer.param_groups:
-            group["lr"] *= lr_warmup_factor(epoch, self._warmup_epochs)
+            group["lr"] *= lr_warmup_factor(epoch - self._begun(epoch), self._warmup_epochs)

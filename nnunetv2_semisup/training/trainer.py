@@ -66,6 +66,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     regularizers: ClassVar[tuple[type[Regularizer], ...]] = ()
     """The methods that take part, in this order."""
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -141,8 +142,6 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if training.seed is not None:
             seed_global(training.seed)
         super().initialize()
-        if training.lr_warmup_epochs > 0:
-            self.lr_scheduler: Any = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs)
         self.streams = RandomStreams(None if training.seed is None else training.seed + self.local_rank)
         self.generator = torch.Generator()
         with self.streams.active():
@@ -155,6 +154,9 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             if any(regularizer.needs_second_decoder for regularizer in self._regularizers):
                 self.second_decoder = build_second_decoder(self)
         self._plan_rounds()
+        if training.lr_warmup_epochs > 0:
+            begun = None if self._rounds is None else self._rounds.weights_begun
+            self.lr_scheduler = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs, begun)
         self._fresh_weights = fingerprint(self.network)
 
     def _apply(self, training: TrainingSettings) -> None:

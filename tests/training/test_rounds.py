@@ -189,6 +189,17 @@ def test_a_restart_begins_with_new_weights_and_the_whole_learning_rate_schedule(
     assert 0 < np.mean(shares) < 1
 
 
+def test_the_learning_rate_warms_up_in_every_restarted_round_for_as_long_as_set(in_toy):
+    settings = {"training": {"num_epochs": 10, "lr_warmup_epochs": 3}, "rounds": {"count": 1, "network": "restart"}}
+    trainer = in_toy.trainer("nnUNetTrainerSelfTraining", settings, plans_name="warm_restart")
+    trainer.initialize()
+    factors = []
+    for epoch in range(4, 10):
+        trainer.lr_scheduler.step(epoch)
+        factors.append(trainer.optimizer.param_groups[0]["lr"] / (0.01 * (1 - (epoch - 4) / 6) ** 0.9))
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
 @pytest.mark.fast
 def test_phases_and_folders():
     from nnunetv2_semisup.regularizers.rounds import RoundSettings
