@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, autocast, nn
 
 from nnunetv2_semisup.configuration.auto import with_numbers
-from nnunetv2_semisup.configuration.settings import Settings, TrainingSettings
+from nnunetv2_semisup.configuration.settings import Settings
 from nnunetv2_semisup.configuration.sources import settings_for
 from nnunetv2_semisup.data.annotation import refuse_ignore_label
 from nnunetv2_semisup.data.loader import process_budget, start_loader, stop_loader
@@ -41,6 +41,7 @@ from nnunetv2_semisup.training.preflight import Place, check_environment, check_
 from nnunetv2_semisup.training.rounds import RestartedSchedule, Rounds, begin_round, resume_round
 from nnunetv2_semisup.training.run_log import EpochMeans, RunLog, pad_logger
 from nnunetv2_semisup.training.schedules import LearningRateWarmup, ramp_factor
+from nnunetv2_semisup.training.stock_settings import applied_settings, apply_settings
 from nnunetv2_semisup.training.unlabeled_batches import augmentation_of, unlabeled_dataset, unlabeled_loader
 from nnunetv2_semisup.training.unlabeled_pass import Networks, UnlabeledPass, kinds_of
 from nnunetv2_semisup.visualization.run_log import plot_run_log
@@ -49,11 +50,6 @@ GRADIENT_CLIP = 12
 """nnU-Net's own bound on the gradient norm, used for the heads as well."""
 HEAD_LEARNING_RATE = 1e-3
 """Of the heads' AdamW. Under nnU-Net's SGD they stay near uniform and their terms are dead."""
-
-_NNUNET_ATTRIBUTES = (
-    "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "initial_lr", "save_every",
-)  # fmt: skip
-"""Settings that nnU-Net keeps as attributes of the trainer, under the same names."""
 
 
 class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no types
@@ -138,7 +134,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
     def initialize(self) -> None:
         """nnU-Net's network, optimiser and loss; then our heads beside them."""
         training = self.settings.training
-        self._apply(training)
+        apply_settings(self, training)
         if training.seed is not None:
             seed_global(training.seed)
         super().initialize()
@@ -159,15 +155,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             self.lr_scheduler = LearningRateWarmup(self.lr_scheduler, self.optimizer, training.lr_warmup_epochs, begun)
         self._fresh_weights = fingerprint(self.network)
 
-    def _apply(self, training: TrainingSettings) -> None:
-        """nnU-Net keeps these as attributes of the trainer; "auto" leaves what the class or a subclass says."""
-        for name in _NNUNET_ATTRIBUTES:
-            value = getattr(training, name)
-            if value != "auto":
-                setattr(self, name, value)
-
     def _build_regularizers(self) -> None:
-        training = {name: getattr(self, name) for name in _NNUNET_ATTRIBUTES}
+        training = applied_settings(self)
         if not self.regularizers:
             self.settings = with_numbers(self.settings, training, {})
             return
@@ -237,8 +226,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         """Start as nnU-Net does; then the teacher, the logs, and the random states of a resumed run."""
         if not self.was_initialized:
             self.initialize()
-        if self._finished_section is None:
-            self._look_for_cases()
+        self._look_for_cases()
         if begins := self._fresh_weights is not None:
             self.initial_weights = other_weights(self.network, self._fresh_weights, sys.argv)
             self._fresh_weights = None
@@ -259,7 +247,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             seed_global(self.settings.training.seed + self.local_rank)
 
     def _look_for_cases(self) -> None:
-        if self.regularizers and not self._looked_for_cases:
+        if self.regularizers and not self._looked_for_cases and self._finished_section is None:
             place = Place.of(type(self).__name__, self.plans_manager.plans, self.configuration_name, self.fold)
             self.cases = self.find_cases(place, self.plans_manager.plans, self.configuration_name, self.fold, True)
             self._looked_for_cases = True
@@ -468,8 +456,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
             super().save_checkpoint(filename)
             return
         # nnU-Net saves a finished training once more: what it has learned from stays on record.
-        section = self._finished_section or self.section()
-        checkpoint.save_with_section(super().save_checkpoint, Path(filename), section)
+        checkpoint.save_with_section(super().save_checkpoint, Path(filename), self._finished_section or self.section())
 
     def section(self) -> dict[str, Any]:
         """What our section of a checkpoint holds."""
@@ -487,9 +474,8 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
         if checkpoint.is_finished(stored, self.requested):
             self._finished_section = section
         if self.continues:
+            self._look_for_cases()
             finished = self._finished_section is not None
-            if not finished:
-                self._look_for_cases()
             checkpoint.refuse_changes(section, self.requested.model_dump(), self.case_lists(), finished)
         if not self.was_initialized:
             self.settings = checkpoint.continued_settings(section, self.settings_model(), self.requested)
