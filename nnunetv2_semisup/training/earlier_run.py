@@ -14,6 +14,8 @@ LATEST = "checkpoint_latest.pth"
 CHECKPOINTS = (FINAL, LATEST, "checkpoint_best.pth")
 """What --c goes on from: the first that is there."""
 PREFIX = "earlier_"
+VALIDATION_RECORD = "validation/semisup_validation.json"
+"""Which checkpoint made the segmentations beside it."""
 
 
 def make_way(trainer: Any, begins: bool) -> None:
@@ -36,7 +38,7 @@ def make_way(trainer: Any, begins: bool) -> None:
 
 
 def _set_aside(trainer: Any, folder: Path) -> None:
-    """Rename the checkpoints of an earlier training, and remove its pseudo-labels."""
+    """Rename the checkpoints of an earlier training, remove its pseudo-labels, and disown its segmentations."""
     # Until it saves for the first time, --c would go on from the earlier training.
     found = [name for name in CHECKPOINTS if (folder / name).exists()]
     for name in found:
@@ -46,3 +48,4 @@ def _set_aside(trainer: Any, folder: Path) -> None:
             f"An earlier training was here, and this one begins anew: {', '.join(found)} renamed to {PREFIX}*"
         )
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    (folder / VALIDATION_RECORD).unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
-from nnunetv2_semisup.training.earlier_run import FINAL, make_way
+from nnunetv2_semisup.training.earlier_run import FINAL, VALIDATION_RECORD, make_way
 from nnunetv2_semisup.training.facts import facts_of
 from nnunetv2_semisup.training.initial_weights import fingerprint, other_weights
 from nnunetv2_semisup.training.peer import build_peer, build_second_decoder
@@ -504,7 +504,7 @@ class SemiSupervisedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation, with a record of which checkpoint predicted, once it is whole."""
-        record = Path(self.output_folder) / "validation" / "semisup_validation.json"
+        record = Path(self.output_folder) / VALIDATION_RECORD
         if self.local_rank == 0:
             record.unlink(missing_ok=True)
         with sigterm_unwinds():

@@ -9,6 +9,7 @@ import pytest
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunetv2_semisup.configuration.sources import merged
+from nnunetv2_semisup.training.earlier_run import VALIDATION_RECORD
 from tests.training.test_resume import Killed
 from tests.workspace import TINY, Workspace
 
@@ -36,12 +37,15 @@ def test_a_training_that_begins_anew_sets_an_earlier_one_aside(in_toy, monkeypat
     folder = Path(earlier.output_folder)
     before = {name: (folder / name).read_bytes() for name in ("checkpoint_final.pth", "checkpoint_best.pth")}
     (folder / "pseudo_labels" / "epoch_1").mkdir(parents=True)
+    (folder / "validation").mkdir()
+    (folder / VALIDATION_RECORD).write_text("{}")
 
     again = in_toy.trainer(NAME, TINY, plans_name="anew")
     killed_at_the_start(again, monkeypatch)
     assert continued(in_toy, TINY, "anew").current_epoch == 0
     assert {name: (folder / f"earlier_{name}").read_bytes() for name in before} == before
     assert not (folder / "pseudo_labels").exists()
+    assert not (folder / VALIDATION_RECORD).exists()
     log = Path(again.log_file).read_text()
     assert "begins anew: checkpoint_final.pth, checkpoint_best.pth renamed to earlier_*" in log
 
