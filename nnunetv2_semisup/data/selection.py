@@ -58,7 +58,7 @@ def select_cases(
             plans, missing copies of training cases, a labelled or validation case among them.
     """
     data_identifier = resolve_configuration(plans, configuration).data_identifier
-    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
+    labeled_cases = preprocessed_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
     chosen = None if split is None else _read_known_split(dataset_folder, split, fold, labeled_cases)
     cases = (
         RunCases(chosen.labeled, chosen.val, (), chosen.dense, chosen.sparse) if chosen else RunCases(None, None, ())
@@ -114,7 +114,7 @@ def select_images(
         SemiSupervisedError: as `select_cases`; no such fold; no image at all.
     """
     data_identifier = resolve_configuration(plans, configuration).data_identifier
-    labeled_cases = _labeled_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
+    labeled_cases = preprocessed_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
     val: tuple[str, ...] = ()
     if split is not None:
         val = _read_known_split(dataset_folder, split, fold, labeled_cases).val
@@ -159,13 +159,14 @@ def count_cases(dataset_folder: Path, plans: dict[str, Any], configuration: str)
     Raises SemiSupervisedError: as `select_images`, for a run with all images and fold "all".
     """
     data_identifier = resolve_configuration(plans, configuration).data_identifier
-    labeled = _labeled_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
+    labeled = preprocessed_cases(dataset_folder, data_identifier, configuration, plans["plans_name"])
     images = select_images(dataset_folder, plans, configuration, "all", None, exclude_val=False).unlabeled
     copies = labeled & set(images)
     return len(labeled), len(images) - len(copies), len(copies)
 
 
-def _labeled_cases(dataset_folder: Path, data_identifier: str, configuration: str, plans_name: str) -> set[str]:
+def preprocessed_cases(dataset_folder: Path, data_identifier: str, configuration: str, plans_name: str) -> set[str]:
+    """The labelled cases that stock nnU-Net has preprocessed; raises SemiSupervisedError where there is none."""
     cases = preprocessed_identifiers(dataset_folder / data_identifier)
     if not cases:
         plans_option = "" if plans_name == "nnUNetPlans" else f" -plans_name {plans_name}"

@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.demo_data import configuration_of, dataset_name, make_demo_dataset
 from nnunetv2_semisup.evaluation.dice import DiceScores, folder_dice
 from nnunetv2_semisup.evaluation.small_plans import small_plans
-from nnunetv2_semisup.evaluation.steps import Progress, Step, hang_up_ends, run_step
+from nnunetv2_semisup.evaluation.steps import Progress, Step, console_script, hang_up_ends, run_step
 
 TRAINERS = {"nnUNetTrainerLabeledOnly": "labeledonly", "nnUNetTrainerMIReg": "mireg"}
 """Class name -> METHOD of the two arms, in the order in which they are trained and shown."""
@@ -197,7 +196,7 @@ def demo_steps(demo: Demo, device: str) -> list[Step | Work]:
 
 def demo_environment(demo: Demo) -> dict[str, str]:
     """Variables of the sub-processes: nnU-Net's four point into the demo's folder; the caller's own stay untouched."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    path = os.pathsep.join([str(Path(console_script("nnUNetv2_train")).parent), os.environ.get("PATH", "")])
     extension = importlib.import_module("nnunetv2_semisup.extension").__path__[0]
     ours = {
         "nnUNet_extTrainer": extension,

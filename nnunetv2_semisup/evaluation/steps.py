@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -132,11 +134,13 @@ def run_step(
 
 
 def console_script(name: str) -> str:
-    """Absolute path of a command that is installed beside the Python that runs us."""
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        raise SemiSupervisedError(f"{path} is missing; in the clone type: {sys.executable} -m pip install -e .")
-    return str(path)
+    """Absolute path of a command that is installed: beside Python, or where pip puts a system's or a user's."""
+    user = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
+    folders = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts")), Path(user)]
+    beside = next((str(folder / name) for folder in folders if (folder / name).exists()), None)
+    if (found := beside or shutil.which(name)) is None:
+        raise SemiSupervisedError(f"{name} is missing; in the clone type: {sys.executable} -m pip install -e .")
+    return found
 
 
 @contextmanager

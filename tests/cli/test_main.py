@@ -108,6 +108,22 @@ def test_ctrl_c_is_one_line(act, capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == "nnUNetv2_semisup: interrupted\n"
 
 
+def test_a_reader_that_has_read_enough_is_no_error():
+    code = (
+        "import sys\nfrom types import SimpleNamespace\nfrom nnunetv2_semisup.cli import main as program\n"
+        "def run(args):\n    [print('x' * 9999, flush=True) for _ in range(99)]\n"
+        "module = SimpleNamespace(HELP='h', EXAMPLE='e', add_arguments=lambda parser: None, run=run)\n"
+        "program.commands = lambda: {'act': module}\nsys.exit(program.main(['act']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr.read() == b""
+
+
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1)])
 def test_the_exit_status_is_the_commands(act, returned, status: int):
     assert act(lambda: returned) == status

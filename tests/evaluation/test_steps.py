@@ -35,6 +35,15 @@ def test_failure_tells_the_last_line(tmp_path):
         run_step(step, tmp_path / "log", tmp_path, os.environ, lambda epochs: None)
 
 
+def test_a_command_of_a_system_is_found_where_pip_puts_it(tmp_path, monkeypatch):
+    """As on Debian: python3 in /usr/bin, its commands in /usr/local/bin."""
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "nnUNetv2_x").touch()
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python3"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name, scheme="": str(tmp_path / ("user" if scheme else "local")))
+    assert console_script("nnUNetv2_x") == str(tmp_path / "local" / "nnUNetv2_x")
+
+
 def test_missing_console_script_tells_what_to_type():
     with pytest.raises(SemiSupervisedError, match="pip install"):
         console_script("nnUNetv2_there_is_no_such_command")

@@ -14,6 +14,7 @@ from nnunetv2_semisup.configuration.sources import SECTION
 from nnunetv2_semisup.data.folders import dataset_option, load_dataset_json, load_plans, read_json, variable_folder
 from nnunetv2_semisup.data.folders import resolve_configuration as nnunet_configuration
 from nnunetv2_semisup.data.manifest import read_manifest
+from nnunetv2_semisup.data.selection import preprocessed_cases
 from nnunetv2_semisup.data.splits import labeled_identifiers, stock_fold
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, fold_folder
@@ -32,9 +33,9 @@ def check_request(request: Request, device: str) -> None:
     """Refuse what cannot be trained.
 
     Raises:
-        SemiSupervisedError: an unknown method, or one that learns no segmentation; something named twice; unknown plans
-            or configuration; a fold or label count that does not exist; a setting that is refused; data or a network
-            that a method cannot work on.
+        SemiSupervisedError: an unknown method, or one that learns no segmentation; something named twice; unknown
+            plans or configuration, or one that stock nnU-Net has not preprocessed; a fold or label count that does
+            not exist; a setting that is refused; data or a network that a method cannot work on.
     """
     if unknown := [method for method in request.methods if method not in methods()]:
         raise SemiSupervisedError(f"there is no method {unknown[0]!r}; known are: {', '.join(methods())}")
@@ -48,7 +49,8 @@ def check_request(request: Request, device: str) -> None:
         _refuse_twice(flag, getattr(request, flag))
     dataset_folder = variable_folder("nnUNet_preprocessed") / request.dataset
     plans = load_plans(dataset_folder, request.plans)
-    nnunet_configuration(plans, request.configuration)
+    identifier = nnunet_configuration(plans, request.configuration).data_identifier
+    preprocessed_cases(dataset_folder, identifier, request.configuration, plans["plans_name"])
     _refuse_counts(request, dataset_folder)
     check_settings(request)
     _refuse_unsupported(request, plans, dataset_folder, device)

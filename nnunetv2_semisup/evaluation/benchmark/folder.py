@@ -20,6 +20,7 @@ from typing import Any, Literal
 from nnunetv2_semisup.data.folders import read_json, variable_folder, write_json, write_whole
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.runs import Request, Run, runs_of
+from nnunetv2_semisup.training.earlier_run import FINAL, VALIDATION_RECORD
 
 FILE = "benchmark.json"
 FORMAT = 1
@@ -80,9 +81,9 @@ def fold_folder(run: Run) -> Path:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the last checkpoint is there and its segmentations of the validation cases have been evaluated."""
+    """Whether the last checkpoint is there, and its segmentations of the validation cases, evaluated and on record."""
     folder = fold_folder(run)
-    return (folder / "checkpoint_final.pth").is_file() and (folder / "validation" / "summary.json").is_file()
+    return all((folder / name).is_file() for name in (FINAL, "validation/summary.json", VALIDATION_RECORD))
 
 
 def read_benchmark(folder: Path) -> Benchmark:

@@ -1,7 +1,7 @@
 """A benchmark on a cluster: jobs through submitit, in the order of what depends on what.
 
-One job preprocesses the unlabelled images, an array trains, one job a run, and a last job compares. A training that
-runs out of time is queued again by submitit and goes on with --c.
+One job preprocesses the unlabelled images, an array trains, one job a run, and a last job compares. What runs out of
+time is queued again by submitit and goes on, a training with --c.
 """
 
 from __future__ import annotations
@@ -54,9 +54,22 @@ class TrainingJob:
         return DelayedSubmission(self)
 
 
-def preprocessing_job(folder: Path) -> None:
-    """The unlabelled images, on a node."""
-    preprocess_images(read_benchmark(folder), lambda _: None)
+class PreprocessingJob:
+    """The unlabelled images, as submitit preprocesses them on a node and queues them again."""
+
+    def __init__(self, folder: Path) -> None:
+        """The benchmark's folder."""
+        self.folder = folder
+
+    def __call__(self) -> None:
+        """Preprocess what is not finished."""
+        preprocess_images(read_benchmark(self.folder), lambda _: None)
+
+    def checkpoint(self) -> Any:
+        """The same again: finished cases are skipped."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
 
 
 def comparison_job(folder: Path) -> None:
@@ -137,7 +150,7 @@ def submit(
         options = {**options, "gpus_per_node": 1}
     stages: list[tuple[str, list[Callable[[], Any]], str]] = []
     if needs_images(benchmark):
-        stages.append(("preprocess", [partial(preprocessing_job, folder)], "afterok"))
+        stages.append(("preprocess", [PreprocessingJob(folder)], "afterok"))
     if trainings:
         stages.append(("train", list(trainings), "afterany"))
     stages.append(("compare", [partial(comparison_job, folder)], "afterany"))
@@ -165,6 +178,9 @@ def _executor(folder: Path, parallel: int | None, options: Mapping[str, Any], cl
     # submitit must know the time, by which it tells a time limit from a preemption; the rest is sbatch's business.
     rest = {key: value for key, value in options.items() if key != "time"}
     executor.update_parameters(timeout_min=options["time"], slurm_additional_parameters=rest)
+    if "cpus_per_task" in options:
+        # Since version 22.05 srun takes no notice of sbatch's, and all workers of nnU-Net would share one core.
+        executor.update_parameters(slurm_setup=["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"])
     if parallel is not None:
         executor.update_parameters(slurm_array_parallelism=parallel)
     return executor

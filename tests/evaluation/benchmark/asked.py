@@ -45,7 +45,7 @@ def leave_results(benchmark: Benchmark, run: Run, *files: str) -> None:
         (folder / file).touch()
 
 
-FINISHED = ("checkpoint_final.pth", "validation/summary.json")
+FINISHED = ("checkpoint_final.pth", "validation/summary.json", "validation/semisup_validation.json")
 
 
 def finish(benchmark: Benchmark, run: Run) -> None:

@@ -25,6 +25,13 @@ def test_what_is_asked_for_is_accepted_and_nothing_is_written(workspace):
     assert sorted(workspace.root.rglob("*")) == before
 
 
+def test_what_stock_has_not_preprocessed_is_refused_before_anything_is_written(workspace):
+    (folder,) = workspace.dataset_folder.glob("nnUNetPlans_3d_fullres")
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(SemiSupervisedError, match="holds no labelled case; type: nnUNetv2_preprocess"):
+        check_request(asked(methods=("labeledonly",)), "cpu")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -25,7 +25,7 @@ import os, pathlib, sys, time
 (folder / "validation").mkdir(parents=True, exist_ok=True)
 (folder / "environment").write_text(f"{os.getpid()} {time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")
 time.sleep(0.1)
-for name in ("checkpoint_final.pth", "validation/summary.json"):
+for name in ("checkpoint_final.pth", "validation/summary.json", "validation/semisup_validation.json"):
     (folder / name).touch()
 """
 BREAK = "import sys; print('Traceback'); sys.exit('ValueError: out of luck')"

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_semisup.errors import SemiSupervisedError
-from nnunetv2_semisup.evaluation.benchmark.submission import TrainingJob, check_slurm, slurm_options, submit
+from nnunetv2_semisup.evaluation.benchmark.submission import (
+    PreprocessingJob,
+    TrainingJob,
+    check_slurm,
+    slurm_options,
+    submit,
+)
 from tests.data.copies import copy_of
 from tests.evaluation.benchmark.asked import benchmark_in, finish
 
@@ -69,6 +75,8 @@ def test_jobs_stand_in_the_order_of_what_depends_on_what(workspace, scripts):
         wanted = {"time": "90", "partition": "gpu", "cpus-per-task": "8", "mem": "64GB", "gpus-per-node": "1"}
         assert wanted.items() <= job.items()
         assert "exclusive" in job
+    setup, _ = (scripts / "101.sh").read_text().split("\nsrun", maxsplit=1)
+    assert "\nexport SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in setup
     assert [job["job-name"] for job in (preprocess, train, compare)] == ["b-preprocess", "b-train", "b-compare"]
 
 
@@ -126,5 +134,5 @@ def test_options_that_cannot_be_are_one_line(texts, words):
 
 
 def test_a_job_that_ran_out_of_time_is_the_same_again(tmp_path):
-    job = TrainingJob(tmp_path, "mireg-2_seed0_fold0", "cuda")
-    assert job.checkpoint().function is job
+    for job in (TrainingJob(tmp_path, "mireg-2_seed0_fold0", "cuda"), PreprocessingJob(tmp_path)):
+        assert job.checkpoint().function is job
