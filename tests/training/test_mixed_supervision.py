@@ -332,7 +332,8 @@ def test_a_killed_run_with_sparse_cases_goes_on_exactly(in_mixed, monkeypatch):
 
 def test_continuing_is_refused_when_a_case_is_not_sparse_any_more(changed, trained):
     change_labels(changed, SPARSE[1], lambda seg: np.where(seg == IGNORE, 0, seg))
-    trainer = changed.trainer(NAME, with_split("mixed", **EVERYWHERE), plans_name="trained", resume=True)
+    longer = merged(with_split("mixed", **EVERYWHERE), {"training": {"num_epochs": 4}})
+    trainer = changed.trainer(NAME, longer, plans_name="trained", resume=True)
     with pytest.raises(SemiSupervisedError, match=r"other sparse cases \(2, now 1; first difference: labeled_003"):
         trainer.load_checkpoint(f"{trained.output_folder}/checkpoint_final.pth")
 
@@ -344,10 +345,11 @@ def test_val_needs_neither_unlabelled_cases_nor_annotations(trained, mixed):
         again.load_checkpoint(f"{trained.output_folder}/checkpoint_final.pth")
         again.perform_actual_validation()
         assert (Path(again.output_folder) / "validation" / "summary.json").exists()
-        # Trained once more, it looks again.
-        again.on_train_start()
+        # Trained for longer, it looks again.
+        longer = merged(with_split("mixed", **EVERYWHERE), {"training": {"num_epochs": 4}})
+        again = mixed.trainer(NAME, longer, plans_name="trained", resume=True)
+        again.load_checkpoint(f"{trained.output_folder}/checkpoint_final.pth")
         assert again.annotation.sparse == SPARSE
-        again.on_train_end()
 
 
 # ------------------------------------------------------------------ foreground-only labels, and bad input
