@@ -85,7 +85,7 @@ def test_what_has_begun_is_seen_by_a_dry_run(workspace, capsys):
         (["-d", "902"], "902"),
         (["-p", "others"], "there are no plans"),
         (["--set", "training.num_epoch=2"], "none of the methods has this setting"),
-        (["-device", "cuda", "-np", "99"], "-np 99: there are"),
+        (["-device", "cuda", "-np", "99"], "-device cuda: there is no CUDA device; type -device cpu"),
         (["--slurm", "partition=gpu"], "--slurm needs the time of a job in minutes"),
         (["--slurm", "time=60"], "--slurm: there is no sbatch on this machine"),
     ],

@@ -65,7 +65,7 @@ def gpu_slots(device: str, number: int) -> list[dict[str, str]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     if not gpus:
-        raise SemiSupervisedError("there is no GPU here; train with -device cpu")
+        raise SemiSupervisedError("-device cuda: there is no CUDA device; type -device cpu")
     if number > len(gpus):
         raise SemiSupervisedError(f"-np {number}: there are {len(gpus)} GPUs; ask for at most that many trainings")
     return [{"CUDA_VISIBLE_DEVICES": gpu.strip()} for gpu in gpus[:number]]
