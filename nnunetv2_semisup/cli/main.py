@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import select
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -58,15 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return args.run(args) or 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # as of `| head`, who has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            # The interpreter flushes once more when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if args.debug:
             raise
         if isinstance(error, SemiSupervisedError):
             return _fail(f"error: {error}", 1)
         return _fail(f"unexpected error: {type(error).__name__}: {error}; run again with --debug to see where", 1)
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is the broken pipe, as of `| head`, and not one to a process of ours that has died."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return bool(poll.poll(0))
 
 
 def _fail(message: str, status: int) -> int:

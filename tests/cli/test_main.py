@@ -124,6 +124,11 @@ def test_a_reader_that_has_read_enough_is_no_error():
     assert process.stderr.read() == b""
 
 
+def test_another_broken_pipe_is_an_error(act, capfd: pytest.CaptureFixture[str]):
+    assert act(raises(BrokenPipeError("worker"))) == 1
+    assert "unexpected error: BrokenPipeError: worker" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1)])
 def test_the_exit_status_is_the_commands(act, returned, status: int):
     assert act(lambda: returned) == status
