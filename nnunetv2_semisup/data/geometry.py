@@ -16,8 +16,8 @@ from itertools import combinations
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-_WHOLLY_INSIDE = 0.999
-"""A resampled mask voxel is True from this weight of True voxels on; the rest is float32 rounding."""
+WHOLLY_INSIDE = 0.999
+"""A voxel of a resampled or a pooled mask is True from this weight of True voxels on; the rest is float32 rounding."""
 
 
 @dataclass(frozen=True)
@@ -207,4 +207,4 @@ def _resample(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     with torch.autocast(x.device.type, enabled=False):
         grid = affine_grid(matrix.to(working), list(x.shape), align_corners=False)
         sampled = grid_sample(working, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return sampled > _WHOLLY_INSIDE if x.dtype == torch.bool else sampled.to(x.dtype)
+    return sampled > WHOLLY_INSIDE if x.dtype == torch.bool else sampled.to(x.dtype)

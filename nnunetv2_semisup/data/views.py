@@ -26,6 +26,7 @@ from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 
+from nnunetv2_semisup.data.geometry import WHOLLY_INSIDE
 from nnunetv2_semisup.errors import SemiSupervisedError
 
 View = Literal["plain", "stock", "strong"]
@@ -33,9 +34,6 @@ View = Literal["plain", "stock", "strong"]
 
 _STRONG = 0.5
 """Probability of every random intensity transform in a strong view. nnU-Net's own lie between 0.1 and 0.3."""
-
-_WHOLLY_INSIDE = 0.999
-"""An interpolated voxel counts as valid from this weight of real voxels on; the rest is float32 rounding."""
 
 
 @dataclass
@@ -151,7 +149,7 @@ def make_views(
             view = transform(**view)
         views.append(view["image"])
     moved = None if pseudo_label is None else sample["segmentation"][1:]
-    return views, sample["regression_target"] > _WHOLLY_INSIDE, moved
+    return views, sample["regression_target"] > WHOLLY_INSIDE, moved
 
 
 def _steps(transform: BasicTransform) -> list[BasicTransform]:

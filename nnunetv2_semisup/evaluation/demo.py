@@ -18,7 +18,7 @@ from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.demo_data import configuration_of, dataset_name, make_demo_dataset
 from nnunetv2_semisup.evaluation.dice import DiceScores, folder_dice
 from nnunetv2_semisup.evaluation.small_plans import small_plans
-from nnunetv2_semisup.evaluation.steps import Progress, Step, console_script, hang_up_ends, run_step
+from nnunetv2_semisup.evaluation.steps import Progress, Step, command_path, hang_up_ends, run_step
 
 TRAINERS = {"nnUNetTrainerLabeledOnly": "labeledonly", "nnUNetTrainerMIReg": "mireg"}
 """Class name -> METHOD of the two arms, in the order in which they are trained and shown."""
@@ -196,7 +196,6 @@ def demo_steps(demo: Demo, device: str) -> list[Step | Work]:
 
 def demo_environment(demo: Demo) -> dict[str, str]:
     """Variables of the sub-processes: nnU-Net's four point into the demo's folder; the caller's own stay untouched."""
-    path = os.pathsep.join([str(Path(console_script("nnUNetv2_train")).parent), os.environ.get("PATH", "")])
     extension = importlib.import_module("nnunetv2_semisup.extension").__path__[0]
     ours = {
         "nnUNet_extTrainer": extension,
@@ -204,7 +203,7 @@ def demo_environment(demo: Demo) -> dict[str, str]:
         "nnUNet_compile": "f",
         "nnUNet_wandb_enabled": "0",
         "MPLBACKEND": "agg",
-        "PATH": path,
+        "PATH": command_path(),
         "PYTHONUNBUFFERED": "1",
     }
     return dict(os.environ) | {name: str(demo.folder / name) for name in FOLDERS} | ours

@@ -17,6 +17,7 @@ from nnunetv2_semisup.evaluation.demo import FOLDERS, SMALL_PLANS, TRAINERS, TRA
 from nnunetv2_semisup.evaluation.dice import DiceScores
 from nnunetv2_semisup.evaluation.paired import PairedDifference, paired_difference
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
+from nnunetv2_semisup.training.fold_files import FINAL
 from nnunetv2_semisup.visualization.charts import Series, legend, line_chart, paired_dots
 from nnunetv2_semisup.visualization.overlays import PALETTE, overlay, telling_planes
 from nnunetv2_semisup.visualization.page import color_key, figure, html_page, paragraph, table
@@ -149,7 +150,7 @@ def _case_strips(demo: Demo, dataset: dict[str, Any], case: str, dice: dict[str,
 
 
 def _curves(demo: Demo) -> list[str]:
-    logs = {name: read_checkpoint(demo.fold_folder(name) / "checkpoint_final.pth")["logging"] for name in TRAINERS}
+    logs = {name: read_checkpoint(demo.fold_folder(name) / FINAL)["logging"] for name in TRAINERS}
 
     def compare(key: str, label: str) -> str:
         series = [

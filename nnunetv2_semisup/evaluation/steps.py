@@ -143,6 +143,11 @@ def console_script(name: str) -> str:
     return found
 
 
+def command_path() -> str:
+    """PATH with the folder of nnU-Net's commands, and so of ours, before all others."""
+    return os.pathsep.join([str(Path(console_script("nnUNetv2_train")).parent), os.environ.get("PATH", "")])
+
+
 @contextmanager
 def hang_up_ends() -> Iterator[None]:
     """Let a closed terminal unwind the stack as SIGTERM does, so that no process stays; nohup stays in force."""

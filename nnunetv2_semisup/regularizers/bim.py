@@ -24,7 +24,7 @@ from nnunetv2_semisup.configuration.settings import (
 )
 from nnunetv2_semisup.configuration.settings import Settings as AnySettings
 from nnunetv2_semisup.data.contrast import draw_exponents, gamma_contrast
-from nnunetv2_semisup.data.geometry import AffineRange, draw_geometry
+from nnunetv2_semisup.data.geometry import WHOLLY_INSIDE, AffineRange, draw_geometry
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.losses.assignments import joint_and_entropies
 from nnunetv2_semisup.losses.boundary import boundary_loss, released_boundary_loss
@@ -42,8 +42,6 @@ SLAB_VOXELS = 8192
 SLAB_VOXELS_ON_DEVICE = 2**17
 """As many on a GPU, which starts some hundred kernels a slab and needs many voxels to be occupied."""
 
-WHOLLY = 0.999
-"""A coarse voxel counts as inside from this share of its voxels on; the rest is rounding."""
 LEAST_SHARE = 0.1
 """A cluster counts as used from this share of its fair part (1/K of the voxels) on."""
 
@@ -201,7 +199,7 @@ class BIM(Regularizer):
             image = F.interpolate(image, size=size, mode="trilinear" if len(size) == 3 else "bilinear")
             # Features were resampled on their own grid, whose voxels mix in what is outside from farther away.
             known = torch.ones_like(valid) if step.valid is None else step.valid
-            valid = geometry(mostly(known, size, WHOLLY)) & mostly(valid, size, WHOLLY)
+            valid = geometry(mostly(known, size, WHOLLY_INSIDE)) & mostly(valid, size, WHOLLY_INSIDE)
         compare = partial(self._compare, valid=valid, boundary_of=self._boundary_of(image, valid), reduce=step.reduce)
         turn = [self.heads[step.number % len(self.heads)]] if self.settings.clusters.in_turn else self.heads
         results = [compare(head, moved, features) for head in turn]

@@ -7,15 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_semisup.training.fold_files import BEST, FINAL, LATEST, VALIDATION_RECORD
 from nnunetv2_semisup.training.rounds import FOLDER
 
-FINAL = "checkpoint_final.pth"
-LATEST = "checkpoint_latest.pth"
-CHECKPOINTS = (FINAL, LATEST, "checkpoint_best.pth")
+CHECKPOINTS = (FINAL, LATEST, BEST)
 """What --c goes on from: the first that is there."""
 PREFIX = "earlier_"
-VALIDATION_RECORD = "validation/semisup_validation.json"
-"""Which checkpoint made the segmentations beside it."""
 
 
 def make_way(trainer: Any, begins: bool) -> None:

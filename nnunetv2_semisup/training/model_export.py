@@ -22,11 +22,11 @@ from nnunetv2_semisup.data.staging import put_in_place, refuse_existing, staging
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.training.checkpoint import SECTION
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
+from nnunetv2_semisup.training.fold_files import FINAL
 
 Weights = Literal["student", "teacher"]
 
 TRAINER = "nnUNetTrainer"
-FINAL = "checkpoint_final.pth"
 RECORD = "semisup_export.json"
 """Beside plans.json: where the model comes from and which weights it holds. Stock nnU-Net does not look at it."""
 

@@ -21,6 +21,7 @@ from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.networks.features import refuse_unsupported_network
 from nnunetv2_semisup.regularizers.base import Outline
+from nnunetv2_semisup.training.fold_files import FINAL
 
 OLDEST_NNUNET = "2.8.1"
 
@@ -120,4 +121,4 @@ class Place:
     @property
     def is_finished(self) -> bool:
         """Whether a training has ended here. Then `--val` may be what is asked for, which needs no unlabelled case."""
-        return (self.fold_folder / "checkpoint_final.pth").exists()
+        return (self.fold_folder / FINAL).exists()

@@ -13,6 +13,7 @@ from nnunetv2_semisup.data.folders import dataset_option, resolve_configuration
 from nnunetv2_semisup.data.selection import RunCases, select_images
 from nnunetv2_semisup.data.structures import structures_of
 from nnunetv2_semisup.errors import SemiSupervisedError
+from nnunetv2_semisup.training.fold_files import FINAL
 from nnunetv2_semisup.training.preflight import Place
 from nnunetv2_semisup.training.schedules import WarmupCosine
 from nnunetv2_semisup.training.trainer import HEAD_LEARNING_RATE, SemiSupervisedTrainer
@@ -120,7 +121,7 @@ class PretrainingTrainer(SemiSupervisedTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing, and one line that says what to do instead."""
         data = dataset_option(self.plans_manager.dataset_name), self.configuration_name, str(self.fold)
-        weights = str(Path(self.output_folder) / "checkpoint_final.pth")
+        weights = str(Path(self.output_folder) / FINAL)
         plans = self.plans_manager.plans_name
         command = ("nnUNetv2_train", *data, "-p", plans, "-pretrained_weights", weights)
         self.print_to_log_file(

@@ -18,6 +18,7 @@ from nnunetv2_semisup.regularizers.phases import phase_ends
 from nnunetv2_semisup.regularizers.rounds import RoundSettings, round_starts
 from nnunetv2_semisup.training.checkpoint import MEND
 from nnunetv2_semisup.training.distributed import broadcast, is_distributed
+from nnunetv2_semisup.training.fold_files import LATEST
 from nnunetv2_semisup.training.labeling import label_cases
 from nnunetv2_semisup.training.peer import new_network
 from nnunetv2_semisup.training.unlabeled_batches import unlabeled_dataset
@@ -159,7 +160,7 @@ def _save_end_of_previous_epoch(trainer: Any) -> None:
     # nnU-Net stores the number that follows the current epoch, since it saves before it counts on.
     trainer.current_epoch -= 1
     try:
-        trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / LATEST))
     finally:
         trainer.current_epoch += 1
 

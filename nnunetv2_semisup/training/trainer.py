@@ -33,8 +33,9 @@ from nnunetv2_semisup.termination import sigterm_unwinds
 from nnunetv2_semisup.training import checkpoint
 from nnunetv2_semisup.training.cost import Cost
 from nnunetv2_semisup.training.distributed import average_gradients, broadcast
-from nnunetv2_semisup.training.earlier_run import FINAL, VALIDATION_RECORD, make_way
+from nnunetv2_semisup.training.earlier_run import make_way
 from nnunetv2_semisup.training.facts import facts_of
+from nnunetv2_semisup.training.fold_files import FINAL, VALIDATION_RECORD
 from nnunetv2_semisup.training.initial_weights import fingerprint, other_weights
 from nnunetv2_semisup.training.peer import build_peer, build_second_decoder
 from nnunetv2_semisup.training.preflight import Place, check_environment, check_support, outline_of

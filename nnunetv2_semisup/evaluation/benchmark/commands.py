@@ -7,9 +7,9 @@ import shlex
 from nnunetv2_semisup.data.folders import dataset_option
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, fold_folder
 from nnunetv2_semisup.evaluation.benchmark.runs import Request, Run
+from nnunetv2_semisup.training.fold_files import BEST, FINAL, LATEST
 
 Command = tuple[str, ...]
-_CHECKPOINTS = ("checkpoint_latest.pth", "checkpoint_best.pth")
 
 
 def preprocess_command(request: Request) -> Command:
@@ -41,9 +41,9 @@ def train_command(request: Request, run: Run, device: str) -> Command:
     fold = (dataset_option(request.dataset), request.configuration, str(run.fold))
     command = ("nnUNetv2_train", *fold, "-tr", run.trainer, "-p", run.plans, "-device", device)
     folder = fold_folder(run)
-    if (folder / "checkpoint_final.pth").is_file():
+    if (folder / FINAL).is_file():
         return (*command, "--val")
-    if any((folder / name).is_file() for name in _CHECKPOINTS):
+    if any((folder / name).is_file() for name in (LATEST, BEST)):
         return (*command, "--c")
     return command
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from nnunetv2_semisup.data.folders import read_json, variable_folder, write_json, write_whole
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.runs import Request, Run, runs_of
-from nnunetv2_semisup.training.earlier_run import FINAL, VALIDATION_RECORD
+from nnunetv2_semisup.training.fold_files import FINAL, VALIDATION_RECORD
 
 FILE = "benchmark.json"
 FORMAT = 1

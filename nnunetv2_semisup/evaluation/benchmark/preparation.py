@@ -15,7 +15,7 @@ from nnunetv2_semisup.evaluation.benchmark.commands import preprocess_command
 from nnunetv2_semisup.evaluation.benchmark.folder import Benchmark, save_benchmark
 from nnunetv2_semisup.evaluation.benchmark.runs import Run
 from nnunetv2_semisup.evaluation.benchmark.settings import assignments, regularizers_of, settings_model
-from nnunetv2_semisup.evaluation.steps import Step, console_script, run_step
+from nnunetv2_semisup.evaluation.steps import Step, command_path, run_step
 
 _PREPROCESSED = "preprocessed"
 """A file in the benchmark's folder. Images that come later are left out: all runs must see the same."""
@@ -27,8 +27,12 @@ def environment() -> dict[str, str]:
     folders = [folder for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if folder]
     if extension not in folders:
         folders.append(extension)
-    path = os.pathsep.join([str(Path(console_script("nnUNetv2_train")).parent), os.environ.get("PATH", "")])
-    ours = {"nnUNet_extTrainer": os.pathsep.join(folders), "PATH": path, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
+    ours = {
+        "nnUNet_extTrainer": os.pathsep.join(folders),
+        "PATH": command_path(),
+        "PYTHONUNBUFFERED": "1",
+        "MPLBACKEND": "agg",
+    }
     return {**os.environ, **ours}
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,22 @@ Cluster = Literal["slurm", "local"]
 """Where submitit runs jobs; "local": processes of this machine, for tests of what is submitted."""
 
 
-class TrainingJob:
-    """One run, as submitit calls it on a node. It has what submitit needs to queue it again."""
+class _QueuedAgain(ABC):
+    """A job that goes on where it was when submitit queues it again, as it does what runs out of time."""
+
+    @abstractmethod
+    def __call__(self) -> Any:
+        """What is left of it."""
+
+    def checkpoint(self) -> Any:
+        """The same again: it sees what is there."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class TrainingJob(_QueuedAgain):
+    """One run, as submitit calls it on a node. `attempt` goes on with --c."""
 
     def __init__(self, folder: Path, name: str, device: str) -> None:
         """The benchmark's folder, the run's name, nnU-Net's name of the device."""
@@ -47,15 +62,9 @@ class TrainingJob:
             raise SemiSupervisedError(reason)
         return f"{self.name} is finished"
 
-    def checkpoint(self) -> Any:
-        """The same again: `attempt` sees what is there and goes on with --c."""
-        from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self)
-
-
-class PreprocessingJob:
-    """The unlabelled images, as submitit preprocesses them on a node and queues them again."""
+class PreprocessingJob(_QueuedAgain):
+    """The unlabelled images, on a node. Finished cases are skipped."""
 
     def __init__(self, folder: Path) -> None:
         """The benchmark's folder."""
@@ -64,12 +73,6 @@ class PreprocessingJob:
     def __call__(self) -> None:
         """Preprocess what is not finished."""
         preprocess_images(read_benchmark(self.folder), lambda _: None)
-
-    def checkpoint(self) -> Any:
-        """The same again: finished cases are skipped."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 def comparison_job(folder: Path) -> None:

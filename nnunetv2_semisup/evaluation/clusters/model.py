@@ -16,10 +16,11 @@ from nnunetv2_semisup.networks.from_plans import network_from_plans
 from nnunetv2_semisup.networks.heads import ClusterHead
 from nnunetv2_semisup.training.checkpoint import SECTION
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
+from nnunetv2_semisup.training.fold_files import FINAL, LATEST
 
 TRAINERS = ("nnUNetTrainerBIMPretrain", "nnUNetTrainerBIM")
 """Those whose first regularizer has cluster heads on one tap."""
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth")
+CHECKPOINTS = (FINAL, LATEST)
 """Of a finished training, and of one that is running."""
 _HEADS = "0.heads."
 """Where the heads are among the modules of a checkpoint: of the first regularizer."""

@@ -9,8 +9,7 @@ from typing import Any
 
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.comparison.runs import ALL, BASELINE, Refused, Run, Training
-
-LAST = "checkpoint_final.pth"
+from nnunetv2_semisup.training.fold_files import FINAL
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def incomparable_keys(run: Run, reference: Reference) -> list[str]:
 
 def why_refused(run: Run, reference: Reference, allowed: Collection[str]) -> str | None:
     """The first reason why a run is not comparable, in one line; None where it is."""
-    if run.checkpoint not in (None, LAST):
+    if run.checkpoint not in (None, FINAL):
         return (
             f"its segmentations were made with {run.checkpoint}, which was selected by validation; the others' with "
             "the last checkpoint"

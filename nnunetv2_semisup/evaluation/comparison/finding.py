@@ -12,8 +12,9 @@ from pathlib import Path
 from nnunetv2_semisup.errors import SemiSupervisedError
 from nnunetv2_semisup.evaluation.benchmark.folder import FILE as BENCHMARK_FILE
 from nnunetv2_semisup.evaluation.benchmark.folder import fold_folder, is_finished, read_benchmark
-from nnunetv2_semisup.evaluation.comparison.reading import FINAL, read_fold, read_segmentations
+from nnunetv2_semisup.evaluation.comparison.reading import read_fold, read_segmentations
 from nnunetv2_semisup.evaluation.comparison.runs import Refused, Run
+from nnunetv2_semisup.training.fold_files import FINAL
 
 _FOLD = re.compile(r"fold_(\d+|all)")
 _SEED = re.compile(r"seed_(\d+)")

@@ -16,10 +16,7 @@ from nnunetv2_semisup.methods import PREFIX
 from nnunetv2_semisup.training.checkpoint import SECTION
 from nnunetv2_semisup.training.checkpoint_reading import read_checkpoint
 from nnunetv2_semisup.training.cost import COST_FILE, Cost
-
-FINAL = "checkpoint_final.pth"
-VALIDATION_FILE = "semisup_validation.json"
-"""Beside segmentations: {"checkpoint": "checkpoint_final.pth", "epoch": 1000}, the checkpoint that made them."""
+from nnunetv2_semisup.training.fold_files import FINAL, VALIDATION_FILE
 
 CURVES = {
     "train_losses": "Supervised loss on the labelled cases",
